@@ -1,0 +1,172 @@
+package ca
+
+import (
+	"crypto"
+	"crypto/rsa"
+	"errors"
+	"math/big"
+	"sync"
+
+	"github.com/titanous/rocacheck"
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// maxModulus and maxExponent bound the content octets of the two INTEGERs of
+// an RSA key: 4096 bits and a leading zero; 65537 with room for larger ones to
+// be refused by name.
+const (
+	maxModulus  = 4096/8 + 1
+	maxExponent = 8
+)
+
+// rsaExponent is the only public exponent accepted. Small ones have a history
+// of forgeries and larger ones cost every verifier.
+const rsaExponent = 65537
+
+// rsaKinds tells the kind of a modulus by its length in bits.
+var rsaKinds = map[int]KeyKind{2048: KeyRSA2048, 3072: KeyRSA3072, 4096: KeyRSA4096}
+
+// parseRSA reads an RSA key and refuses weak ones:
+//
+//	RSAPublicKey ::= SEQUENCE {
+//	    modulus         INTEGER,  -- n
+//	    publicExponent  INTEGER } -- e
+//
+// RFC 3279, Section 2.3.1: "The parameters field MUST have ASN.1 type NULL for
+// this algorithm identifier."
+func parseRSA(params cryptobyte.String, bits []byte) (crypto.PublicKey, KeyKind, *Refusal) {
+	in := cryptobyte.String(bits)
+	var null, seq, rawN, rawE cryptobyte.String
+	if !params.ReadASN1(&null, cryptobyte_asn1.NULL) || !null.Empty() || !params.Empty() ||
+		!in.ReadASN1(&seq, cryptobyte_asn1.SEQUENCE) || !in.Empty() ||
+		!seq.ReadASN1Element(&rawN, cryptobyte_asn1.INTEGER) ||
+		!seq.ReadASN1Element(&rawE, cryptobyte_asn1.INTEGER) || !seq.Empty() {
+		return nil, "", Refuse(KindInvalid, ReasonKeyMalformed, "RSA key is not an RSAPublicKey")
+	}
+	// Arithmetic on a modulus of the attacker's length is the attacker's choice
+	// of how long we compute; so is verifying with a long exponent. The bound
+	// leaves room for the tag and length octets.
+	const header = 4
+	if len(rawN) > header+maxModulus {
+		return nil, "", Refuse(KindInvalid, ReasonKeyUnsupported, "RSA modulus of more than 4096 bits")
+	}
+	if len(rawE) > header+maxExponent {
+		return nil, "", Refuse(KindInvalid, ReasonKeyWeak, "RSA exponent of more than %d bits", 8*maxExponent)
+	}
+	n, e := new(big.Int), new(big.Int)
+	if !rawN.ReadASN1Integer(n) || !rawE.ReadASN1Integer(e) || n.Sign() <= 0 || e.Sign() <= 0 {
+		return nil, "", Refuse(KindInvalid, ReasonKeyMalformed, "RSA modulus or exponent is not a positive INTEGER")
+	}
+	kind, ok := rsaKinds[n.BitLen()]
+	switch {
+	case n.BitLen() < 2048:
+		return nil, "", Refuse(KindInvalid, ReasonKeyWeak, "RSA modulus of %d bits", n.BitLen())
+	case !ok:
+		return nil, "", Refuse(KindInvalid, ReasonKeyUnsupported, "RSA modulus of %d bits, not 2048, 3072 or 4096", n.BitLen())
+	case e.Cmp(big.NewInt(rsaExponent)) != 0:
+		return nil, "", Refuse(KindInvalid, ReasonKeyWeak, "RSA exponent %v, not %d", e, rsaExponent)
+	}
+	pub := &rsa.PublicKey{N: n, E: rsaExponent}
+	if err := checkRSA(pub); err != nil {
+		return nil, "", Refuse(KindInvalid, ReasonKeyWeak, "RSA key: %w", err)
+	}
+	return pub, kind, nil
+}
+
+// checkRSA refuses moduli that are known to be easy to factor. It trusts that
+// the length of the modulus was checked.
+func checkRSA(pub *rsa.PublicKey) error {
+	switch {
+	case pub.N.Bit(0) == 0:
+		return errors.New("modulus is even")
+	case new(big.Int).GCD(nil, nil, pub.N, primorial()).BitLen() > 1:
+		return errors.New("modulus has a small prime factor")
+	case rocacheck.IsWeak(pub):
+		return errors.New("modulus bears the mark of CVE-2017-15361 (ROCA)")
+	case fermatClose(pub.N):
+		return errors.New("factors of the modulus are too close (CVE-2022-26320)")
+	}
+	return nil
+}
+
+// smallPrimeLimit bounds the primes that a modulus is tried for. No correct
+// generator makes a key with such a factor; keys that were damaged or invented
+// have one with a probability of about 0.9.
+const smallPrimeLimit = 2048
+
+// primorial is the product of the odd primes below smallPrimeLimit.
+var primorial = sync.OnceValue(func() *big.Int {
+	product := big.NewInt(1)
+	for i := int64(3); i < smallPrimeLimit; i += 2 {
+		// ProbablyPrime(0) is exact below 2^64.
+		if p := big.NewInt(i); p.ProbablyPrime(0) {
+			product.Mul(product, p)
+		}
+	}
+	return product
+})
+
+// fermatRounds is what public CAs use (CA/Browser Forum Baseline Requirements,
+// Section 6.1.1.3 (5)(c): "at least 100 rounds of Fermat's factorization
+// method").
+const fermatRounds = 100
+
+// fermatClose reports whether Fermat's method factors n within fermatRounds.
+//
+// With n = pq odd, a = (p+q)/2 and b = (p-q)/2, n = a^2 - b^2: beginning at the
+// square root of n, rounded up, the method tries each a and asks whether a^2 - n
+// is a square. A square root of that size costs microseconds, so the numbers
+// that are no square modulo a few small numbers, which are nearly all, are
+// dismissed in machine words first.
+func fermatClose(n *big.Int) bool {
+	a := new(big.Int).Sqrt(n)
+	if new(big.Int).Mul(a, a).Cmp(n) == 0 {
+		return true // p = q
+	}
+	a.Add(a, big.NewInt(1))
+
+	var aMod, nMod [len(squareModuli)]int
+	word := new(big.Int)
+	for i, m := range squareModuli {
+		aMod[i] = int(word.Mod(a, big.NewInt(int64(m))).Int64())
+		nMod[i] = int(word.Mod(n, big.NewInt(int64(m))).Int64())
+	}
+	tables := squares()
+	b, b2 := new(big.Int), new(big.Int)
+	for round := range fermatRounds {
+		maybe := true
+		for i, m := range squareModuli {
+			r := (aMod[i] + round) % m
+			if !tables[i][(r*r+m-nMod[i])%m] {
+				maybe = false
+				break
+			}
+		}
+		if !maybe {
+			continue
+		}
+		b2.Add(a, big.NewInt(int64(round)))
+		b2.Mul(b2, b2).Sub(b2, n)
+		b.Sqrt(b2)
+		if b.Mul(b, b).Cmp(b2) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// squareModuli are pairwise coprime; one number in a few hundred that is no
+// square is a square modulo each of them.
+var squareModuli = [...]int{64, 63, 65, 11, 17, 19, 23, 31}
+
+// squares tells for each of squareModuli which remainders a square can have.
+var squares = sync.OnceValue(func() (tables [len(squareModuli)][]bool) {
+	for i, m := range squareModuli {
+		tables[i] = make([]bool, m)
+		for r := range m {
+			tables[i][r*r%m] = true
+		}
+	}
+	return tables
+})
