@@ -1,0 +1,343 @@
+package ca
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Config is what an Authority is made of.
+type Config struct {
+	// Chains are all chains, signing, future and retired.
+	Chains []*Chain
+	// Profiles are the certificate profiles; one named "default" always exists
+	// and may be given here.
+	Profiles []Profile
+	Policy   Policy
+	Recorder Recorder
+	// Log is where precertificates go. It may be nil only with WithoutLog.
+	Log Log
+	// WithoutLog says that the operator switched logging off by name.
+	WithoutLog bool
+	// Clock is the time; nil means time.Now.
+	Clock func() time.Time
+	// Registerer receives the metrics; nil means none.
+	Registerer prometheus.Registerer
+}
+
+// Authority is the only code that makes certificates. It is immutable and safe
+// for concurrent use; a new configuration makes a new one.
+type Authority struct {
+	chains   []*Chain
+	profiles map[string]Profile
+	policy   Policy
+	recorder Recorder
+	log      Log
+	clock    func() time.Time
+	guard    clockGuard
+	metrics  *metrics
+}
+
+// New checks the configuration and returns an Authority. It does no I/O.
+func New(cfg Config) (*Authority, error) {
+	switch {
+	case cfg.Policy == nil:
+		return nil, errors.New("ca: no policy")
+	case cfg.Recorder == nil:
+		return nil, errors.New("ca: no audit recorder")
+	case cfg.Log == nil && !cfg.WithoutLog:
+		return nil, errors.New("ca: no log, and logging is not disabled")
+	case cfg.Log != nil && cfg.WithoutLog:
+		return nil, errors.New("ca: logging is disabled, but there is a log")
+	case len(cfg.Chains) == 0:
+		return nil, errors.New("ca: no chain")
+	}
+	a := &Authority{
+		chains: slices.Clone(cfg.Chains), profiles: map[string]Profile{DefaultName: DefaultProfile()},
+		policy: cfg.Policy, recorder: cfg.Recorder, log: cfg.Log, clock: cfg.Clock,
+	}
+	if a.clock == nil {
+		a.clock = time.Now
+	}
+	a.guard = clockGuard{a.clock()}
+	seen := map[string]bool{}
+	for _, c := range a.chains {
+		if seen[c.name] {
+			return nil, fmt.Errorf("ca: two chains are named %q", c.name)
+		}
+		seen[c.name] = true
+	}
+	for _, p := range cfg.Profiles {
+		if err := p.check(); err != nil {
+			return nil, fmt.Errorf("ca: %w", err)
+		}
+		a.profiles[p.Name] = p
+	}
+	var err error
+	if a.metrics, err = newMetrics(cfg.Registerer); err != nil {
+		return nil, fmt.Errorf("ca: registering metrics: %w", err)
+	}
+	return a, nil
+}
+
+// Issue turns a verified identity plus a proven key into a logged, short-lived
+// certificate, or returns a [*Refusal]. Whatever happens, every request is
+// counted, every intent closed and every refusal recorded.
+func (a *Authority) Issue(ctx context.Context, r Request) (Certificate, error) {
+	// 1. Policy decides, and the decision is turned into bytes that an
+	// independent parser has compared with it. Nothing was signed so far.
+	decision, d, encoded, err := a.prepare(ctx, r)
+	if err != nil {
+		return Certificate{}, a.refuse(ctx, r, decision, err)
+	}
+	// 2. Turn away now what could not be finished: a precertificate that no log
+	// takes is a signature wasted and an intent left to explain.
+	if err := a.ready(d.chain, r); err != nil {
+		return Certificate{}, a.refuse(ctx, r, decision, err)
+	}
+	// 3. The intent is on disk before the first signature exists.
+	logTBS, err := encoded.with(nil)
+	if err != nil {
+		return Certificate{}, a.refuse(ctx, r, decision, fmt.Errorf("encoding the log's view: %w", err))
+	}
+	done := a.metrics.stage(stageIntent)
+	intent, err := a.recorder.Intent(ctx, Intent{
+		Request: r, Decision: decision, Serial: d.serial, Chain: d.chain.name, IssuerKeyHash: d.chain.issuerKeyHash,
+		TBSHash: sha256.Sum256(logTBS), NotBefore: d.notBefore, NotAfter: d.notAfter,
+	})
+	done()
+	if err != nil {
+		return Certificate{}, a.count(unavailable(ctx, ReasonAuditFailed, "recording the intent", err))
+	}
+	// 4. Precertificate, SCT and final certificate.
+	cert, err := a.sign(ctx, r, d, encoded, logTBS)
+	// 5. The outcome is recorded before the reply, whatever it is and whether or
+	// not the client still waits.
+	outcome := Outcome{Intent: intent, Serial: d.serial, SCT: cert.sct}
+	if err != nil {
+		outcome.Err = AsRefusal(err)
+	} else {
+		outcome.CertificateHash = sha256.Sum256(cert.DER)
+	}
+	if recErr := a.recorder.Outcome(context.WithoutCancel(ctx), outcome); recErr != nil {
+		return Certificate{}, a.count(Refuse(KindUnavailable, ReasonAuditFailed, "recording the outcome: %w", errors.Join(recErr, err)))
+	}
+	if err != nil {
+		return Certificate{}, a.count(outcome.Err)
+	}
+	_ = a.count(nil)
+	return cert, nil
+}
+
+// prepare decides and drafts: policy, chain, profile, names, bytes, judgement.
+func (a *Authority) prepare(ctx context.Context, r Request) (Decision, *draft, tbs, error) {
+	if r.Key.KeyID() == nil {
+		return Decision{}, nil, tbs{}, errors.New("request without a proven key")
+	}
+	decision, err := a.policy(ctx, r)
+	if err != nil {
+		return Decision{}, nil, tbs{}, err
+	}
+	d, err := a.draft(r, decision)
+	if err != nil {
+		return decision, nil, tbs{}, err
+	}
+	encoded, err := d.encode()
+	if err != nil {
+		return decision, nil, tbs{}, err
+	}
+	precertTBS, err := precertificate(encoded)
+	if err != nil {
+		return decision, nil, tbs{}, err
+	}
+	if err := judge(precertTBS, d, r.Identity); err != nil {
+		return decision, nil, tbs{}, Refuse(KindInternal, ReasonProfileViolation, "judging the certificate: %w", err)
+	}
+	return decision, d, encoded, nil
+}
+
+func precertificate(t tbs) ([]byte, error) {
+	p, err := poison()
+	if err != nil {
+		return nil, fmt.Errorf("encoding poison: %w", err)
+	}
+	return t.with(p)
+}
+
+func (a *Authority) draft(r Request, decision Decision) (*draft, error) {
+	profile, ok := a.profiles[orDefault(decision.Profile)]
+	if !ok {
+		return nil, fmt.Errorf("rule %q wants the profile %q, which does not exist", decision.Rule, decision.Profile)
+	}
+	if !profile.allows(r.Key.Kind()) {
+		return nil, Refuse(KindInvalid, ReasonKeyNotAllowed, "profile %q does not allow %s keys", profile.Name, r.Key.Kind())
+	}
+	if decision.SAN.kind == "" {
+		return nil, fmt.Errorf("rule %q decided no name", decision.Rule)
+	}
+	chain, err := signing(a.chains, orDefault(decision.Authority), r.Time)
+	if err != nil {
+		return nil, err
+	}
+	notBefore, notAfter, err := profile.validity(r.Time, chain)
+	if err != nil {
+		return nil, err
+	}
+	extensions, err := fulcioExtensions(decision.Extensions, r.Identity)
+	if err != nil {
+		return nil, err
+	}
+	return &draft{
+		serial: newSerial(), chain: chain, notBefore: notBefore, notAfter: notAfter,
+		key: r.Key, san: decision.SAN, extensions: extensions,
+	}, nil
+}
+
+// fulcioExtensions puts the identity's extensions around the decided ones.
+func fulcioExtensions(decided []Extension, id Identity) ([]Extension, error) {
+	all := []Extension{{extIssuerRaw, id.Issuer}, {extIssuer, id.Issuer}, {extTokenSubject, id.Subject}}
+	for _, e := range decided {
+		switch {
+		case e.Value == "":
+			continue // Fulcio emits no empty extension
+		case e.Number <= extIssuerRaw || e.Number >= extTokenSubject || e.Number == extOtherName || e.Number == extIssuer:
+			return nil, fmt.Errorf("extension 57264.1.%d cannot be decided by policy", e.Number)
+		}
+		all = append(all, e)
+	}
+	slices.SortStableFunc(all, func(x, y Extension) int { return x.Number - y.Number })
+	for i := 1; i < len(all); i++ {
+		if all[i].Number == all[i-1].Number {
+			return nil, fmt.Errorf("extension 57264.1.%d was decided twice", all[i].Number)
+		}
+	}
+	return all, nil
+}
+
+func orDefault(name string) string {
+	if name == "" {
+		return DefaultName
+	}
+	return name
+}
+
+// ready refuses what could not be finished, before anything is recorded or
+// signed. The clock is read once more for the token's expiry only: a request
+// may have waited since its one reading, and an expired token earns nothing.
+func (a *Authority) ready(chain *Chain, r Request) error {
+	now := a.clock()
+	if err := a.guard.check(now); err != nil {
+		return err
+	}
+	if !now.Before(r.Identity.Token.UsableUntil) {
+		return Refuse(KindInvalid, ReasonExpired, "the token expired while the request waited")
+	}
+	if chain.signer == nil {
+		return Refuse(KindUnavailable, ReasonSignerFailed, "chain %q has no key", chain.name)
+	}
+	if err := chain.signer.Ready(); err != nil {
+		return Refuse(KindUnavailable, ReasonSignerFailed, "chain %q: %w", chain.name, err)
+	}
+	if err := a.recorder.Ready(); err != nil {
+		return Refuse(KindUnavailable, ReasonAuditFailed, "%w", err)
+	}
+	if a.log != nil {
+		if err := a.log.Ready(); err != nil {
+			return Refuse(KindUnavailable, ReasonLogFailed, "%w", err)
+		}
+	}
+	return nil
+}
+
+// sign makes the precertificate, gets its SCT and makes the final certificate
+// from the same bytes.
+func (a *Authority) sign(ctx context.Context, r Request, d *draft, encoded tbs, logTBS []byte) (Certificate, error) {
+	cert := Certificate{chain: d.chain, Serial: d.serial, NotBefore: d.notBefore, NotAfter: d.notAfter}
+	if a.log == nil {
+		// The operator wrote `logs: disabled`. There is no poison to replace, so
+		// the log's view is the certificate.
+		var err error
+		cert.DER, err = a.signTBS(ctx, stageFinal, d.chain, logTBS)
+		return cert, err
+	}
+	precertTBS, err := precertificate(encoded)
+	if err != nil {
+		return cert, err
+	}
+	precert, err := a.signTBS(ctx, stagePrecert, d.chain, precertTBS)
+	if err != nil {
+		return cert, err
+	}
+	done := a.metrics.stage(stageLog)
+	sct, err := a.log.Submit(ctx, Submission{
+		Precertificate: precert, Issuers: d.chain.ders, TBS: logTBS, IssuerKeyHash: d.chain.issuerKeyHash,
+	})
+	done()
+	if err != nil {
+		return cert, unavailable(ctx, ReasonLogFailed, "submitting the precertificate", err)
+	}
+	if len(sct.TLS) == 0 {
+		return cert, Refuse(KindInternal, ReasonLogFailed, "log %q gave an empty SCT", sct.Log)
+	}
+	cert.sct = sct
+	list, err := sctList(sct.TLS)
+	if err != nil {
+		return cert, fmt.Errorf("encoding the SCT list: %w", err)
+	}
+	finalTBS, err := encoded.with(list)
+	if err != nil {
+		return cert, fmt.Errorf("encoding the final certificate: %w", err)
+	}
+	if err := correspond(precertTBS, finalTBS, d.chain.signatureAlgorithm); err != nil {
+		return cert, Refuse(KindInternal, ReasonProfileViolation, "comparing with the precertificate: %w", err)
+	}
+	cert.DER, err = a.signTBS(ctx, stageFinal, d.chain, finalTBS)
+	return cert, err
+}
+
+// signTBS signs to-be-signed bytes and returns the certificate. The signature
+// is verified before anybody sees it: a faulty HSM must not hand out broken
+// certificates, and a fault in an RSA signature gives the key away.
+func (a *Authority) signTBS(ctx context.Context, stage string, c *Chain, tbsDER []byte) ([]byte, error) {
+	defer a.metrics.stage(stage)()
+	h := c.hash.New()
+	h.Write(tbsDER)
+	digest := h.Sum(nil)
+	signature, err := c.signer.Sign(ctx, digest, c.hash)
+	if err != nil {
+		return nil, unavailable(ctx, ReasonSignerFailed, "signing the "+stage+" certificate", err)
+	}
+	if !verify(c, digest, signature) {
+		return nil, Refuse(KindUnavailable, ReasonSignerFailed, "the key of chain %q made a signature that does not verify", c.name)
+	}
+	return certificate(tbsDER, c.signatureAlgorithm, signature)
+}
+
+func verify(c *Chain, digest, signature []byte) bool {
+	switch pub := c.issuing().PublicKey.(type) {
+	case *ecdsa.PublicKey:
+		return ecdsa.VerifyASN1(pub, digest, signature)
+	case *rsa.PublicKey:
+		return rsa.VerifyPKCS1v15(pub, c.hash, digest, signature) == nil
+	}
+	return false
+}
+
+// unavailable classifies the error of a stage: a refusal keeps its reason, an
+// expired request is a deadline, anything else an outage of that stage.
+func unavailable(ctx context.Context, reason Reason, doing string, err error) *Refusal {
+	if r, ok := errors.AsType[*Refusal](err); ok {
+		return r
+	}
+	if ctx.Err() != nil {
+		return Refuse(KindUnavailable, ReasonDeadline, "%s: %w", doing, err)
+	}
+	return Refuse(KindUnavailable, reason, "%s: %w", doing, err)
+}

@@ -1,0 +1,299 @@
+package ca
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// DemoOrganization is the organization in the subject of every certificate that
+// the demonstration stack makes. The real service refuses chains that hold one.
+const DemoOrganization = "Mayfly demonstration - trust nothing signed by it"
+
+// Limits of a chain file.
+const (
+	maxChainFile    = 64 << 10
+	maxChainLength  = 8
+	minRSAIssuerLen = 2048
+)
+
+// ChainConfig describes a chain from the issuing certificate to the root.
+type ChainConfig struct {
+	// Name is the chain's name in the configuration.
+	Name string
+	// Authority is whose chain it is; empty means "default".
+	Authority string
+	// Certificates are the issuing certificate first and the root last.
+	Certificates []*x509.Certificate
+	// Signer holds the issuing certificate's key.
+	Signer Signer
+	// PublishFrom is when the chain enters the trust bundle, Activate when it
+	// starts to sign, Retire when it stops. Zero means always, always, never.
+	PublishFrom, Activate, Retire time.Time
+}
+
+// Chain is an issuing certificate with its key and the path to its root,
+// checked once. It is immutable.
+type Chain struct {
+	name, authority               string
+	certificates                  []*x509.Certificate
+	ders                          [][]byte
+	pems                          []string
+	signer                        Signer
+	publishFrom, activate, retire time.Time
+	// notBefore and notAfter bound what every certificate of the chain allows.
+	notBefore, notAfter time.Time
+	issuerKeyHash       [32]byte
+	hash                crypto.Hash
+	algorithm           x509.SignatureAlgorithm
+	signatureAlgorithm  []byte // DER of algorithm
+}
+
+// ParseChain reads certificates from PEM, issuing certificate first and root
+// last, and refuses anything else in the file: a private key that slipped in
+// must not be published with the chain.
+func ParseChain(data []byte) ([]*x509.Certificate, error) {
+	if len(data) > maxChainFile {
+		return nil, fmt.Errorf("chain file has %d bytes, more than %d", len(data), maxChainFile)
+	}
+	var certs []*x509.Certificate
+	for rest := data; ; {
+		block, after := pem.Decode(rest)
+		if block == nil {
+			if len(certs) == 0 {
+				return nil, errors.New("no PEM certificate found")
+			}
+			if len(bytes.TrimSpace(rest)) > 0 {
+				return nil, fmt.Errorf("text after certificate %d is no PEM block", len(certs))
+			}
+			return certs, nil
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("PEM block %d is a %q; a chain file holds nothing but certificates", len(certs)+1, block.Type)
+		}
+		if len(certs) == maxChainLength {
+			return nil, fmt.Errorf("more than %d certificates", maxChainLength)
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("parsing certificate %d: %w", len(certs)+1, err)
+		}
+		certs = append(certs, c)
+		rest = after
+	}
+}
+
+// NewChain checks a chain at the time now and returns it, or every reason why
+// it cannot be used, joined.
+func NewChain(cfg ChainConfig, now time.Time) (*Chain, error) {
+	if cfg.Name == "" {
+		return nil, errors.New("chain without a name")
+	}
+	if len(cfg.Certificates) == 0 {
+		return nil, fmt.Errorf("chain %q has no certificates", cfg.Name)
+	}
+	c := &Chain{
+		name: cfg.Name, authority: cfg.Authority, certificates: slices.Clone(cfg.Certificates), signer: cfg.Signer,
+		publishFrom: cfg.PublishFrom, activate: cfg.Activate, retire: cfg.Retire,
+	}
+	if c.authority == "" {
+		c.authority = DefaultName
+	}
+	for i, cert := range c.certificates {
+		c.ders = append(c.ders, cert.Raw)
+		c.pems = append(c.pems, encodePEM(cert.Raw))
+		if i == 0 || cert.NotBefore.After(c.notBefore) {
+			c.notBefore = cert.NotBefore
+		}
+		if i == 0 || cert.NotAfter.Before(c.notAfter) {
+			c.notAfter = cert.NotAfter
+		}
+	}
+	c.issuerKeyHash = sha256.Sum256(c.issuing().RawSubjectPublicKeyInfo)
+	if err := c.check(now); err != nil {
+		return nil, fmt.Errorf("chain %q: %w", c.name, err)
+	}
+	return c, nil
+}
+
+// encodePEM returns one certificate without a final newline, as Fulcio's
+// answers carry it.
+func encodePEM(der []byte) string {
+	return strings.TrimSuffix(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), "\n")
+}
+
+func (c *Chain) check(now time.Time) error {
+	var errs []error
+	for i, cert := range c.certificates {
+		if err := checkIssuer(cert, i, now); err != nil {
+			errs = append(errs, fmt.Errorf("certificate %d (%s): %w", i+1, cert.Subject, err))
+		}
+		if i+1 < len(c.certificates) {
+			if err := checkLink(cert, c.certificates[i+1]); err != nil {
+				errs = append(errs, fmt.Errorf("certificate %d (%s): %w", i+1, cert.Subject, err))
+			}
+		} else if err := checkLink(cert, cert); err != nil {
+			errs = append(errs, fmt.Errorf("the last certificate (%s) is not a self-signed root: %w; "+
+				"the file must hold the whole path, root last", cert.Subject, err))
+		}
+	}
+	if err := c.chooseAlgorithm(); err != nil {
+		errs = append(errs, err)
+	}
+	if c.signer == nil {
+		if c.retire.IsZero() || c.retire.After(now) {
+			errs = append(errs, errors.New("has no key; only a retired chain needs none"))
+		}
+	} else if !samePublicKey(c.signer.Public(), c.issuing().PublicKey) {
+		errs = append(errs, errors.New("the key does not belong to the first certificate"))
+	}
+	if !c.retire.IsZero() && !c.retire.After(c.activate) {
+		errs = append(errs, errors.New("retires before it is active"))
+	}
+	if c.publishFrom.After(c.activate) && !c.publishFrom.IsZero() {
+		errs = append(errs, errors.New("signs before it is published"))
+	}
+	return errors.Join(errs...)
+}
+
+// checkIssuer checks what can be said of one CA certificate that has below
+// other CA certificates under it.
+func checkIssuer(cert *x509.Certificate, below int, now time.Time) error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !cert.BasicConstraintsValid || !cert.IsCA {
+		bad("is not a CA certificate (basicConstraints CA:TRUE is missing)")
+	} else if cert.MaxPathLen >= 0 && (cert.MaxPathLen > 0 || cert.MaxPathLenZero) && cert.MaxPathLen < below {
+		bad("allows a path of %d CA certificates below it, but the chain has %d", cert.MaxPathLen, below)
+	}
+	if cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0 {
+		bad("key usage lacks keyCertSign")
+	}
+	if len(cert.SubjectKeyId) == 0 {
+		bad("has no subject key identifier")
+	}
+	if eku := cert.ExtKeyUsage; len(eku)+len(cert.UnknownExtKeyUsage) > 0 &&
+		!slices.Contains(eku, x509.ExtKeyUsageCodeSigning) && !slices.Contains(eku, x509.ExtKeyUsageAny) {
+		bad("extended key usage lacks codeSigning")
+	}
+	if now.After(cert.NotAfter) {
+		bad("expired at %v", cert.NotAfter.UTC().Format(time.RFC3339))
+	}
+	if len(cert.UnhandledCriticalExtensions) > 0 {
+		bad("has critical extensions that are not understood: %v", cert.UnhandledCriticalExtensions)
+	}
+	if hasNameConstraints(cert) {
+		bad("has name constraints, which are not supported yet")
+	}
+	return errors.Join(errs...)
+}
+
+func hasNameConstraints(cert *x509.Certificate) bool {
+	for _, e := range cert.Extensions {
+		if e.Id.Equal([]int{2, 5, 29, 30}) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkLink checks that parent issued child.
+func checkLink(child, parent *x509.Certificate) error {
+	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
+		return fmt.Errorf("was issued by %q, not by %q", child.Issuer, parent.Subject)
+	}
+	if len(child.AuthorityKeyId) > 0 && len(parent.SubjectKeyId) > 0 && !bytes.Equal(child.AuthorityKeyId, parent.SubjectKeyId) {
+		return errors.New("its authority key identifier is not the issuer's subject key identifier")
+	}
+	if err := child.CheckSignatureFrom(parent); err != nil {
+		return fmt.Errorf("signature by %q: %w", parent.Subject, err)
+	}
+	return nil
+}
+
+// chooseAlgorithm fixes how the chain signs. Clients refuse certificates signed
+// with Ed25519 or P-521 keys (sigstore-python), so those are no CA keys here.
+func (c *Chain) chooseAlgorithm() error {
+	switch pub := c.issuing().PublicKey.(type) {
+	case *ecdsa.PublicKey:
+		switch pub.Curve {
+		case elliptic.P256():
+			c.hash, c.algorithm = crypto.SHA256, x509.ECDSAWithSHA256
+		case elliptic.P384():
+			c.hash, c.algorithm = crypto.SHA384, x509.ECDSAWithSHA384
+		default:
+			return errors.New("the issuing key is on a curve other than P-256 and P-384, which clients refuse")
+		}
+	case *rsa.PublicKey:
+		if pub.N.BitLen() < minRSAIssuerLen {
+			return fmt.Errorf("the issuing RSA key has %d bits, fewer than %d", pub.N.BitLen(), minRSAIssuerLen)
+		}
+		c.hash, c.algorithm = crypto.SHA256, x509.SHA256WithRSA
+	default:
+		return fmt.Errorf("the issuing key is of type %T, which clients refuse; use ECDSA P-256, P-384 or RSA", pub)
+	}
+	var err error
+	c.signatureAlgorithm, err = algorithmIdentifier(c.algorithm)
+	return err
+}
+
+func samePublicKey(a, b crypto.PublicKey) bool {
+	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.Equal(b)
+}
+
+// Name returns the chain's name in the configuration.
+func (c *Chain) Name() string { return c.name }
+
+// Authority returns the name of the authority that the chain belongs to.
+func (c *Chain) Authority() string { return c.authority }
+
+// Certificates returns the issuing certificate first and the root last.
+func (c *Chain) Certificates() []*x509.Certificate { return slices.Clone(c.certificates) }
+
+// PEM returns the certificates in the same order, each without a final newline.
+func (c *Chain) PEM() []string { return slices.Clone(c.pems) }
+
+// Demo reports that a certificate of the chain was made for demonstration.
+func (c *Chain) Demo() bool {
+	return slices.ContainsFunc(c.certificates, func(cert *x509.Certificate) bool {
+		return slices.Contains(cert.Subject.Organization, DemoOrganization)
+	})
+}
+
+// PublishFrom returns when the chain enters the trust bundle; zero means always.
+func (c *Chain) PublishFrom() time.Time { return c.publishFrom }
+
+func (c *Chain) issuing() *x509.Certificate { return c.certificates[0] }
+
+func (c *Chain) published(now time.Time) bool { return !now.Before(c.publishFrom) }
+
+// signing returns the chain of the named authority that signs at now: the one
+// with the latest past activation, and no other if that one is retired. It
+// looks at the configuration and the clock only, never at health, so that
+// replicas agree and an outage cannot bring an old key back.
+func signing(chains []*Chain, authority string, now time.Time) (*Chain, error) {
+	var best *Chain
+	for _, c := range chains {
+		if c.authority == authority && !c.activate.After(now) && (best == nil || c.activate.After(best.activate)) {
+			best = c
+		}
+	}
+	if best == nil {
+		return nil, Refuse(KindUnavailable, ReasonNoActiveChain, "authority %q has no active chain", authority)
+	}
+	if !best.retire.IsZero() && !now.Before(best.retire) {
+		return nil, Refuse(KindUnavailable, ReasonNoActiveChain, "chain %q retired at %v", best.name, best.retire)
+	}
+	return best, nil
+}
