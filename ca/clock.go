@@ -19,7 +19,10 @@ type clockGuard struct {
 // A clock without monotonic readings, as tests inject, always passes.
 func (g clockGuard) check(now time.Time) error {
 	wall := now.Round(0).Sub(g.start.Round(0)) // Round(0) drops the monotonic reading
-	monotonic := now.Sub(g.start)
+	return checkJump(wall, now.Sub(g.start))
+}
+
+func checkJump(wall, monotonic time.Duration) error {
 	if jump := (wall - monotonic).Abs(); jump > maxClockJump {
 		return Refuse(KindUnavailable, ReasonClock,
 			"the clock was set by %v while running; check the time, then restart", wall-monotonic)

@@ -133,6 +133,8 @@ func checkURI(uri string) error {
 		return errors.New("has no authority part")
 	case u.String() != uri:
 		return errors.New("is not in the form that it would be written in")
+	case strings.HasSuffix(u.Host, ":"):
+		return errors.New("has an empty port")
 	case u.Scheme == "spiffe" && u.Port() != "":
 		return errors.New("a spiffe trust domain has no port")
 	}
