@@ -1,0 +1,259 @@
+package oidc
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/mayfly-ca/mayfly/ca"
+)
+
+const (
+	maxSubjectBytes = 1024
+	// maxNumericDate is the last second of the year 9999, the last that an
+	// X.509 or RFC 3339 time can say.
+	maxNumericDate = 253402300799
+)
+
+// identityClaims are the claims that name a person or a client in the tokens of
+// common providers. Policies and certificates are made from them, people read
+// them in logs, and nobody's name has a line break. (iss, aud and azp are
+// compared with the configuration and need no such check.)
+var identityClaims = []string{
+	"sub", "email", "client_id", "jti", "name", "nickname", "preferred_username",
+	"upn", "unique_name", "given_name", "family_name", "oid", "tid", "acr",
+}
+
+// identity checks the claims of a token whose signature was verified with k,
+// and makes an identity of them.
+func (is *issuer) identity(t *token, k *key, now time.Time) (ca.Identity, *ca.Refusal) {
+	id := ca.Identity{IssuerName: is.Name, Issuer: is.URL, Claims: t.claims}
+	id.Token = ca.TokenFacts{
+		Digest: t.digest(), KeyID: t.keyID, KeyThumbprint: k.thumbprint, Algorithm: t.alg,
+	}
+	for _, check := range []func(*token, time.Time, *ca.Identity) *ca.Refusal{
+		is.checkIssuer, is.checkAudience, is.checkAuthorizedParty, is.checkTimes,
+		is.checkChars, is.checkSubject, is.checkConstraints, is.checkEmail,
+	} {
+		if r := check(t, now, &id); r != nil {
+			return ca.Identity{}, r
+		}
+	}
+	id.Token.ID, _ = t.claims["jti"].(string)
+	return id, nil
+}
+
+// digest covers what the token says and not how it is written; the zero byte
+// cannot occur in either part, so no two pairs have the same input.
+func (t *token) digest() (sum [32]byte) {
+	h := sha256.New()
+	h.Write(t.header)
+	h.Write([]byte{0})
+	h.Write(t.payload)
+	h.Sum(sum[:0])
+	return sum
+}
+
+func (is *issuer) checkIssuer(t *token, _ time.Time, _ *ca.Identity) *ca.Refusal {
+	if t.issuer != is.URL {
+		return invalid(ca.ReasonIssuerUnknown, "iss is not the issuer whose keys verified the token")
+	}
+	return nil
+}
+
+// checkAudience: OpenID Connect Core, Section 3.1.3.7: "The ID Token MUST be
+// rejected if the ID Token does not list the Client as a valid audience, or if
+// it contains additional audiences not trusted by the Client."
+func (is *issuer) checkAudience(t *token, _ time.Time, id *ca.Identity) *ca.Refusal {
+	auds, err := stringOrStrings(t.claims["aud"])
+	if err != nil {
+		return invalid(ca.ReasonAudience, "aud: %w", err)
+	}
+	id.Token.Audience = auds
+	if !slices.ContainsFunc(auds, func(a string) bool { return slices.Contains(is.Audiences, a) }) {
+		return invalid(ca.ReasonAudience, "aud %.200q has none of ours", auds)
+	}
+	for _, a := range auds {
+		if !slices.Contains(is.Audiences, a) && !slices.Contains(is.ExtraAudiences, a) {
+			return invalid(ca.ReasonAudienceExtra, "aud has %.200q, which is not allowed beside ours", a)
+		}
+	}
+	return nil
+}
+
+// checkAuthorizedParty: same section, "If the ID Token contains multiple
+// audiences, the Client SHOULD verify that an azp Claim is present", and "If an
+// azp Claim is present, the Client SHOULD verify that its client_id is the
+// Claim Value". A CA reads both as MUST.
+func (is *issuer) checkAuthorizedParty(t *token, _ time.Time, id *ca.Identity) *ca.Refusal {
+	v, present := t.claims["azp"]
+	if !present {
+		auds := id.Token.Audience
+		if slices.ContainsFunc(auds, func(a string) bool { return a != auds[0] }) {
+			return invalid(ca.ReasonAuthorizedParty, "several audiences but no azp")
+		}
+		return nil
+	}
+	azp, ok := v.(string)
+	if !ok || !slices.Contains(is.AuthorizedParties, azp) {
+		return invalid(ca.ReasonAuthorizedParty, "azp %.200q is not an authorized party", fmt.Sprint(v))
+	}
+	id.Token.AuthorizedParty = azp
+	return nil
+}
+
+func (is *issuer) checkTimes(t *token, now time.Time, id *ca.Identity) *ca.Refusal {
+	exp, err := numericDate(t.claims["exp"])
+	if err != nil {
+		return invalid(ca.ReasonExpMalformed, "exp: %w", err)
+	}
+	iat, err := numericDate(t.claims["iat"])
+	if err != nil {
+		return invalid(ca.ReasonIssuedAt, "iat: %w", err)
+	}
+	var nbf time.Time
+	if v, present := t.claims["nbf"]; present {
+		if nbf, err = numericDate(v); err != nil {
+			return invalid(ca.ReasonNotBefore, "nbf: %w", err)
+		}
+	}
+	usableUntil := exp.Add(is.ClockSkew)
+	latest := now.Add(is.ClockSkew)
+	switch {
+	// RFC 7519, Section 4.1.4: "the expiration time on or after which the JWT
+	// MUST NOT be accepted for processing".
+	case !now.Before(usableUntil):
+		return invalid(ca.ReasonExpired, "token expired at %v, it is %v", exp.UTC(), now.UTC())
+	case iat.After(latest):
+		return invalid(ca.ReasonIssuedAt, "token is from the future: iat %v, it is %v", iat.UTC(), now.UTC())
+	case now.Sub(iat) > is.MaxTokenAge:
+		return invalid(ca.ReasonIssuedAt, "token is older than %v: iat %v", is.MaxTokenAge, iat.UTC())
+	case nbf.After(latest):
+		return invalid(ca.ReasonNotBefore, "token is not valid before %v, it is %v", nbf.UTC(), now.UTC())
+	case !exp.After(iat):
+		return invalid(ca.ReasonLifetime, "exp %v is not after iat %v", exp.UTC(), iat.UTC())
+	case exp.Sub(iat) > is.MaxTokenLifetime:
+		return invalid(ca.ReasonLifetime, "token lives %v, limit %v", exp.Sub(iat), is.MaxTokenLifetime)
+	}
+	id.Token.Expires, id.Token.IssuedAt, id.Token.NotBefore = exp, iat, nbf
+	id.Token.UsableUntil = usableUntil
+	return nil
+}
+
+func (is *issuer) checkChars(t *token, _ time.Time, _ *ca.Identity) *ca.Refusal {
+	for _, name := range identityClaims {
+		if s, ok := t.claims[name].(string); ok && hasForbidden(s) {
+			return invalid(ca.ReasonClaimChars, "%s is %.200q", name, s)
+		}
+	}
+	return nil
+}
+
+// hasForbidden reports characters that change what a reader sees: controls,
+// line and paragraph separators, bidirectional overrides, and the replacement
+// character, which says that two names may have become one on the way.
+func hasForbidden(s string) bool {
+	return strings.ContainsFunc(s, func(r rune) bool {
+		return r == utf8.RuneError || unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
+	})
+}
+
+func (is *issuer) checkSubject(t *token, _ time.Time, id *ca.Identity) *ca.Refusal {
+	sub, ok := t.claims["sub"].(string)
+	switch {
+	case !ok:
+		return invalid(ca.ReasonSubject, "sub is missing or not a string")
+	case strings.TrimSpace(sub) == "":
+		return invalid(ca.ReasonSubject, "sub is blank")
+	case len(sub) > maxSubjectBytes:
+		// OpenID Connect Core says 255 ASCII characters; subjects of GitLab,
+		// Jenkins and SPIRE are longer.
+		return invalid(ca.ReasonSubject, "sub of %d bytes", len(sub))
+	}
+	id.Subject = sub
+	return nil
+}
+
+// checkConstraints refuses tokens that mean less than they seem: someone else
+// acting for the subject, or a bearer who still owes a proof.
+func (is *issuer) checkConstraints(t *token, _ time.Time, _ *ca.Identity) *ca.Refusal {
+	// RFC 8693, Section 4.1 and 4.4; impersonator_id is Keycloak's.
+	for _, name := range []string{"act", "may_act", "impersonator_id"} {
+		if _, ok := t.claims[name]; ok {
+			return invalid(ca.ReasonDelegated, "token has %s", name)
+		}
+	}
+	// RFC 7800, Section 3.1: cnf names a key that the presenter must prove.
+	if _, ok := t.claims["cnf"]; ok {
+		return invalid(ca.ReasonPopRequired, "token has cnf")
+	}
+	return nil
+}
+
+func (is *issuer) checkEmail(t *token, _ time.Time, id *ca.Identity) *ca.Refusal {
+	email, ok := t.claims["email"].(string)
+	if v := t.claims["email"]; !ok && v != nil {
+		return invalid(ca.ReasonTokenMalformed, "email is a %T", v)
+	}
+	id.Email = email
+	switch v := t.claims["email_verified"].(type) {
+	case bool:
+		id.EmailVerified = v
+	case string:
+		id.EmailVerified = is.EmailVerifiedString && v == "true"
+	}
+	// There is nothing to vouch for without an address.
+	id.EmailVerified = id.EmailVerified && email != ""
+	return nil
+}
+
+// numericDate reads a NumericDate (RFC 7519, Section 2): a JSON number of
+// seconds, "non-integer values can be represented". Fractions are cut off.
+func numericDate(v any) (time.Time, error) {
+	n, ok := v.(json.Number)
+	if !ok {
+		return time.Time{}, errors.New("missing or not a number")
+	}
+	sec, err := strconv.ParseInt(n.String(), 10, 64)
+	if err != nil {
+		f, err := n.Float64()
+		if err != nil || f < 0 || f > maxNumericDate {
+			return time.Time{}, errors.New("not a time")
+		}
+		sec = int64(f)
+	}
+	if sec < 0 || sec > maxNumericDate {
+		return time.Time{}, errors.New("not a time")
+	}
+	return time.Unix(sec, 0), nil
+}
+
+// stringOrStrings reads aud: one string or an array of them, none empty.
+func stringOrStrings(v any) ([]string, error) {
+	var list []string
+	switch v := v.(type) {
+	case string:
+		list = []string{v}
+	case []any:
+		for _, e := range v {
+			s, ok := e.(string)
+			if !ok {
+				return nil, errors.New("member is not a string")
+			}
+			list = append(list, s)
+		}
+	default:
+		return nil, errors.New("missing, or neither a string nor an array")
+	}
+	if len(list) == 0 || slices.Contains(list, "") {
+		return nil, errors.New("empty")
+	}
+	return list, nil
+}

@@ -1,0 +1,283 @@
+package oidc
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Defaults and bounds of the configuration.
+const (
+	defaultClockSkew        = 30 * time.Second
+	maxClockSkew            = 2 * time.Minute
+	defaultMaxTokenAge      = 24 * time.Hour
+	defaultMaxTokenLifetime = 24 * time.Hour
+	defaultRefresh          = 10 * time.Minute
+	minRefresh              = 10 * time.Second
+	maxRefresh              = 24 * time.Hour
+	defaultMaxStale         = 24 * time.Hour
+	defaultMaxTokenBytes    = 16 << 10
+	hardMaxTokenBytes       = 64 << 10
+	minTokenBytes           = 40
+)
+
+// defaultAlgorithms are the strongest sensible choice of each family. What an
+// identity provider advertises never widens the list.
+var defaultAlgorithms = []string{"RS256", "PS256", "ES256", "EdDSA"}
+
+// Issuer is one identity provider whose tokens are accepted. Its slices are not
+// to be changed after New.
+type Issuer struct {
+	// Name identifies the entry in metrics, logs and audit records: letters,
+	// digits, dot, hyphen and underscore, at most 64. "unknown" is taken.
+	Name string
+	// URL is the issuer exactly as its tokens say it in iss, and exactly as its
+	// discovery document says it: a trailing slash matters.
+	URL string
+	// Audiences are the values of aud that mean us; at least one is required.
+	Audiences []string
+	// ExtraAudiences may stand in aud beside one of ours. A token that also
+	// names any other service is refused: that service could replay it here.
+	ExtraAudiences []string
+	// AuthorizedParties are the clients (azp) whose tokens are accepted; empty
+	// means the same as Audiences.
+	AuthorizedParties []string
+	// Algorithms are the signature algorithms accepted; empty means RS256,
+	// PS256, ES256 and EdDSA. Only RS, PS and ES with 256, 384, 512 and EdDSA
+	// exist here: symmetric algorithms and "none" cannot be configured.
+	Algorithms []string
+	// ClockSkew is how far our clock and the issuer's may differ. Default 30s,
+	// at most 2m.
+	ClockSkew time.Duration
+	// MaxTokenAge is how long after iat a token is accepted. Default 24h, which
+	// covers a CI job that gets its token at the start and signs at the end;
+	// where only people sign, minutes are better.
+	MaxTokenAge time.Duration
+	// MaxTokenLifetime is how long after iat a token's exp may lie. Default 24h;
+	// an issuer that hands out longer ones is refused until this is raised.
+	MaxTokenLifetime time.Duration
+	// Refresh is how often keys are fetched: the time in which a withdrawn key
+	// stops working. Default 10m, between 10s and 24h. A shorter max-age of the
+	// key set's Cache-Control is honoured, down to a minute.
+	Refresh time.Duration
+	// MaxStale is how long keys keep working while the issuer cannot be
+	// reached. Default 24h, at least Refresh.
+	MaxStale time.Duration
+	// RootCAs verify the issuer's TLS certificate; nil means the system's.
+	RootCAs *x509.CertPool
+	// AllowInsecureHTTP permits an http URL, on a loopback host only; it is
+	// refused with any other URL.
+	AllowInsecureHTTP bool
+	// JWKSHosts are hosts, "name" or "name:port", that jwks_uri may point to
+	// beside the issuer's own. Without port, the default one of the scheme.
+	JWKSHosts []string
+	// AllowNoKeyID accepts tokens without kid while the issuer publishes exactly
+	// one usable key.
+	AllowNoKeyID bool
+	// EmailVerifiedString also takes the strings "true" and "false" in
+	// email_verified, as Amazon Cognito and AD FS claim rules send them.
+	EmailVerifiedString bool
+}
+
+// Config configures a [Verifier].
+type Config struct {
+	Issuers []Issuer
+	// MaxTokenBytes bounds the length of a token. Default 16384, at most 65536;
+	// a token of Entra ID with 200 groups has about 10 KB.
+	MaxTokenBytes int
+	// Clock is what tokens and key ages are measured by; nil means time.Now.
+	Clock func() time.Time
+	// Logger receives key set changes and refresh failures; nil discards them.
+	Logger *slog.Logger
+	// Registerer receives the package's metrics; nil means none.
+	Registerer prometheus.Registerer
+}
+
+// withDefaults returns a checked copy with every optional field filled.
+func (c Config) withDefaults() (Config, error) {
+	if c.MaxTokenBytes == 0 {
+		c.MaxTokenBytes = defaultMaxTokenBytes
+	}
+	if c.MaxTokenBytes < minTokenBytes || c.MaxTokenBytes > hardMaxTokenBytes {
+		return c, fmt.Errorf("oidc: token limit of %d bytes is not between %d and %d",
+			c.MaxTokenBytes, minTokenBytes, hardMaxTokenBytes)
+	}
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if len(c.Issuers) == 0 {
+		return c, errors.New("oidc: no issuer configured")
+	}
+	c.Issuers = slices.Clone(c.Issuers)
+	names, urls := make(map[string]bool), make(map[string]string)
+	for i := range c.Issuers {
+		is := &c.Issuers[i]
+		if err := is.fill(); err != nil {
+			return c, fmt.Errorf("oidc: issuer %q: %w", is.Name, err)
+		}
+		if names[is.Name] {
+			return c, fmt.Errorf("oidc: issuer %q: name used twice", is.Name)
+		}
+		names[is.Name] = true
+		norm, err := normalURL(is.URL)
+		if err != nil {
+			return c, fmt.Errorf("oidc: issuer %q: %w", is.Name, err)
+		}
+		// Two spellings of one issuer would be two identities for one person,
+		// and which rules apply would hang on a slash.
+		if other, dup := urls[norm]; dup {
+			return c, fmt.Errorf("oidc: issuer %q: URL is the same as that of %q", is.Name, other)
+		}
+		urls[norm] = is.Name
+	}
+	return c, nil
+}
+
+func (is *Issuer) fill() error {
+	if err := checkName(is.Name); err != nil {
+		return err
+	}
+	if err := is.checkURL(); err != nil {
+		return err
+	}
+	if len(is.Audiences) == 0 {
+		return errors.New("no audience")
+	}
+	for _, list := range [][]string{is.Audiences, is.ExtraAudiences, is.AuthorizedParties} {
+		if slices.Contains(list, "") {
+			return errors.New("empty string among audiences or authorized parties")
+		}
+	}
+	if len(is.AuthorizedParties) == 0 {
+		is.AuthorizedParties = is.Audiences
+	}
+	if len(is.Algorithms) == 0 {
+		is.Algorithms = defaultAlgorithms
+	}
+	for _, alg := range is.Algorithms {
+		if _, ok := algorithms[alg]; !ok {
+			return fmt.Errorf("algorithm %q is not one of ours", alg)
+		}
+	}
+	for _, h := range is.JWKSHosts {
+		if u, err := url.Parse("https://" + h); err != nil || h == "" || u.Host != h || u.Hostname() == "" {
+			return fmt.Errorf("key set host %q is not of the form name or name:port", h)
+		}
+	}
+	return is.fillDurations()
+}
+
+func (is *Issuer) fillDurations() error {
+	for _, d := range []struct {
+		name          string
+		value         *time.Duration
+		zero, min, at time.Duration
+	}{
+		{"clock skew", &is.ClockSkew, defaultClockSkew, time.Second, maxClockSkew},
+		{"maximal token age", &is.MaxTokenAge, defaultMaxTokenAge, time.Second, 366 * 24 * time.Hour},
+		{"maximal token lifetime", &is.MaxTokenLifetime, defaultMaxTokenLifetime, time.Second, 366 * 24 * time.Hour},
+		{"refresh", &is.Refresh, defaultRefresh, minRefresh, maxRefresh},
+		{"maximal staleness", &is.MaxStale, max(defaultMaxStale, is.Refresh), is.Refresh, 366 * 24 * time.Hour},
+	} {
+		if *d.value == 0 {
+			*d.value = d.zero
+		}
+		if *d.value < d.min || *d.value > d.at {
+			return fmt.Errorf("%s of %v is not between %v and %v", d.name, *d.value, d.min, d.at)
+		}
+	}
+	if is.MaxStale < is.Refresh {
+		return fmt.Errorf("maximal staleness of %v is below the refresh of %v", is.MaxStale, is.Refresh)
+	}
+	return nil
+}
+
+// checkName keeps metric labels and log lines tame.
+func checkName(name string) error {
+	if name == "" || len(name) > 64 || name == unknownIssuer {
+		return errors.New("name is empty, longer than 64 or reserved")
+	}
+	for _, c := range []byte(name) {
+		if !isAlphanumeric(c) && !strings.ContainsRune("._-", rune(c)) {
+			return fmt.Errorf("name contains %q", c)
+		}
+	}
+	return nil
+}
+
+func isAlphanumeric(c byte) bool {
+	return isDigit(c) || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+}
+
+// checkURL holds the issuer to OpenID Connect Core, Section 2: "a
+// case-sensitive URL using the https scheme that contains scheme, host, and
+// optionally, port number and path components and no query or fragment
+// components".
+func (is *Issuer) checkURL() error {
+	for _, c := range []byte(is.URL) {
+		if c <= ' ' || c >= 0x7f {
+			return errors.New("URL contains a space, control or non-ASCII character")
+		}
+	}
+	u, err := url.Parse(is.URL)
+	if err != nil {
+		return errors.New("URL cannot be parsed")
+	}
+	if u.Hostname() == "" || u.User != nil || u.Opaque != "" || strings.ContainsAny(is.URL, "?#\\") {
+		return errors.New("URL has no host, or has user, query or fragment")
+	}
+	switch {
+	case u.Scheme == "https" && !is.AllowInsecureHTTP:
+		return nil
+	case u.Scheme == "https":
+		return errors.New("insecure http is allowed, but the URL is https")
+	case u.Scheme == "http" && is.AllowInsecureHTTP && isLoopbackHost(u.Hostname()):
+		return nil
+	case u.Scheme == "http":
+		return errors.New("http is only for loopback hosts, and only when allowed")
+	}
+	return fmt.Errorf("URL has scheme %q, want https", u.Scheme)
+}
+
+// normalURL folds what people and proxies confuse: case, default ports, a dot
+// after the host, slashes at the end, percent-encoding.
+func normalURL(raw string) (string, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "", errors.New("URL cannot be parsed")
+	}
+	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
+	path := strings.ToLower(strings.TrimRight(u.JoinPath().Path, "/"))
+	return strings.ToLower(u.Scheme) + "://" + net.JoinHostPort(host, portOf(u)) + path, nil
+}
+
+// portOf returns the port of u, the scheme's default one included.
+func portOf(u *url.URL) string {
+	if p := u.Port(); p != "" {
+		return p
+	}
+	if u.Scheme == "http" {
+		return "80"
+	}
+	return "443"
+}
+
+func isLoopbackHost(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}

@@ -1,0 +1,207 @@
+package oidc
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/ca"
+)
+
+// Bounds of a token's parts.
+const (
+	maxHeaderBytes = 4 << 10
+	maxKeyIDBytes  = 256
+)
+
+var (
+	headerLimits  = jsonLimits{depth: 4, members: 50}
+	payloadLimits = jsonLimits{depth: 16, members: 500}
+)
+
+// canonical refuses encodings whose unused bits are set, so that one token has
+// one text. It still skips line breaks, which the alphabet check has excluded.
+var canonical = base64.RawURLEncoding.Strict()
+
+// token is a JWS in compact serialisation, decoded strictly but not verified.
+type token struct {
+	raw             string
+	header, payload []byte // decoded
+	signed          bool   // the signature part is not empty
+
+	alg, keyID string
+	hasKeyID   bool
+	// foreignKeys counts header parameters that offer a key: jku, x5u, jwk,
+	// x5c. They are never looked at.
+	foreignKeys int
+
+	claims map[string]any
+	issuer string
+}
+
+// parseToken takes a token apart, at a cost bounded by its length, before any
+// cryptography. What it returns is not to be believed.
+//
+// RFC 8725, Section 3.10 and 3.11, and RFC 7515, Section 7.1: only
+// BASE64URL(header) || '.' || BASE64URL(payload) || '.' || BASE64URL(signature).
+func parseToken(raw string, limit int) (*token, *ca.Refusal) {
+	if len(raw) > limit {
+		return nil, invalid(ca.ReasonTokenTooLarge, "token of %d bytes, limit %d", len(raw), limit)
+	}
+	if len(raw) < minTokenBytes {
+		return nil, invalid(ca.ReasonTokenMalformed, "token of %d bytes", len(raw))
+	}
+	dots := 0
+	for _, c := range []byte(raw) {
+		switch {
+		case c == '.':
+			dots++
+		case !isAlphanumeric(c) && c != '-' && c != '_':
+			return nil, invalid(ca.ReasonTokenMalformed, "byte %#02x in token", c)
+		}
+	}
+	switch dots {
+	case 2:
+	case 4: // RFC 7516, Section 9: a JWE has five parts
+		return nil, invalid(ca.ReasonTokenEncrypted, "token has five parts")
+	default:
+		return nil, invalid(ca.ReasonTokenMalformed, "token has %d parts", dots+1)
+	}
+	head, rest, _ := strings.Cut(raw, ".")
+	body, sig, _ := strings.Cut(rest, ".")
+	t := &token{raw: raw, signed: sig != ""}
+	var err error
+	if t.header, err = canonical.DecodeString(head); err != nil {
+		return nil, invalid(ca.ReasonTokenMalformed, "header is not canonical base64url")
+	}
+	if t.payload, err = canonical.DecodeString(body); err != nil {
+		return nil, invalid(ca.ReasonTokenMalformed, "payload is not canonical base64url")
+	}
+	if _, err = canonical.DecodeString(sig); err != nil {
+		return nil, invalid(ca.ReasonTokenMalformed, "signature is not canonical base64url")
+	}
+	if r := t.readHeader(); r != nil {
+		return nil, r
+	}
+	if r := t.readPayload(); r != nil {
+		return nil, r
+	}
+	return t, nil
+}
+
+func (t *token) readHeader() *ca.Refusal {
+	if len(t.header) > maxHeaderBytes {
+		return invalid(ca.ReasonTokenMalformed, "header of %d bytes", len(t.header))
+	}
+	h, err := decodeObject(t.header, headerLimits)
+	if err != nil {
+		return invalid(ca.ReasonTokenMalformed, "header: %w", err)
+	}
+	if _, ok := h["enc"]; ok {
+		return invalid(ca.ReasonTokenEncrypted, "header has enc")
+	}
+	// RFC 7515, Section 4.1.11: a recipient that does not understand a listed
+	// extension must refuse. We understand none; b64 (RFC 7797) "MUST NOT" be
+	// used with JWTs, and zip belongs to encryption.
+	for _, name := range []string{"crit", "b64", "zip"} {
+		if _, ok := h[name]; ok {
+			return invalid(ca.ReasonTokenMalformed, "header has %s", name)
+		}
+	}
+	var ok bool
+	if t.alg, ok = h["alg"].(string); !ok {
+		return invalid(ca.ReasonTokenMalformed, "header has no alg")
+	}
+	if kid, present := h["kid"]; present {
+		if t.keyID, ok = kid.(string); !ok {
+			return invalid(ca.ReasonTokenMalformed, "kid is not a string")
+		}
+		if err := checkKeyID(t.keyID); err != nil {
+			return invalid(ca.ReasonTokenMalformed, "kid: %w", err)
+		}
+		t.hasKeyID = true
+	}
+	for _, name := range []string{"jku", "x5u", "jwk", "x5c"} {
+		if _, ok := h[name]; ok {
+			t.foreignKeys++
+		}
+	}
+	return t.checkHeaderType(h)
+}
+
+// checkKeyID takes a kid for what it is, a name. It is only ever a map key
+// here, but logs and audit records of others will show it.
+func checkKeyID(kid string) error {
+	if kid == "" || len(kid) > maxKeyIDBytes {
+		return fmt.Errorf("%d bytes, want 1 to %d", len(kid), maxKeyIDBytes)
+	}
+	for _, c := range []byte(kid) {
+		if c <= ' ' || c > '~' || strings.IndexByte("\"'`\\;<>", c) >= 0 {
+			return fmt.Errorf("contains %q", c)
+		}
+	}
+	if strings.Contains(kid, "../") {
+		return errors.New("looks like a path")
+	}
+	return nil
+}
+
+// checkHeaderType is the place where access tokens ("at+jwt") will be let in
+// for issuers that say so; today only ID tokens are.
+//
+// RFC 8725, Section 3.11: "explicit typing" keeps logout tokens, DPoP proofs
+// and security events, all signed with the same keys, from passing for ID tokens.
+func (t *token) checkHeaderType(h map[string]any) *ca.Refusal {
+	typ, ok := h["typ"]
+	if !ok || typ == "JWT" || typ == "jwt" {
+		return nil
+	}
+	return invalid(ca.ReasonTokenType, "header typ is %.40q", fmt.Sprint(typ))
+}
+
+func (t *token) readPayload() *ca.Refusal {
+	claims, err := decodeObject(t.payload, payloadLimits)
+	switch {
+	case errors.Is(err, errChars):
+		return invalid(ca.ReasonClaimChars, "payload: %w", err)
+	case err != nil:
+		return invalid(ca.ReasonTokenMalformed, "payload: %w", err)
+	}
+	t.claims = claims
+	t.issuer, _ = claims["iss"].(string)
+	if t.issuer == "" {
+		return invalid(ca.ReasonTokenMalformed, "iss is missing, empty or not a string")
+	}
+	return t.checkPayloadType()
+}
+
+// checkPayloadType looks for signs that the token is not an ID token, for the
+// providers that put "JWT" into every header.
+func (t *token) checkPayloadType() *ca.Refusal {
+	// Keycloak: ID, Bearer, Refresh, Offline, Logout, Serialized-ID.
+	typ, typed := t.claims["typ"]
+	if typed && typ != "ID" {
+		return invalid(ca.ReasonTokenType, "payload typ is %.40q", fmt.Sprint(typ))
+	}
+	// Amazon Cognito: id, access.
+	if use, ok := t.claims["token_use"]; ok && use != "id" {
+		return invalid(ca.ReasonTokenType, "token_use is %.40q", fmt.Sprint(use))
+	}
+	// RFC 8417, Section 2.2: events makes it a security event token; a
+	// back-channel logout token is one.
+	if _, ok := t.claims["events"]; ok {
+		return invalid(ca.ReasonTokenType, "token has events")
+	}
+	for _, name := range []string{"scope", "scp"} {
+		if _, ok := t.claims[name]; ok && !typed {
+			return invalid(ca.ReasonTokenType, "token has %s, as access tokens do", name)
+		}
+	}
+	return nil
+}
+
+// invalid refuses a token that can never succeed.
+func invalid(reason ca.Reason, format string, args ...any) *ca.Refusal {
+	return ca.Refuse(ca.KindInvalid, reason, format, args...)
+}
