@@ -1,0 +1,135 @@
+package config
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The schema is the structs of config.go. The yaml tag names a key; the config
+// tag says that a string names something in the file system: "file" is a file
+// that must exist, "path" a place that Mayfly writes to.
+const (
+	tagFile = "file"
+	tagPath = "path"
+)
+
+// keyOf is the name under which a struct field stands in the file.
+func keyOf(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+	return name
+}
+
+// keysOf lists the keys of a struct in the order of the manual.
+func keysOf(t reflect.Type) []string {
+	var keys []string
+	for f := range t.Fields() {
+		keys = append(keys, keyOf(f))
+	}
+	return keys
+}
+
+var logsType = reflect.TypeFor[Logs]()
+
+// isScalar reports that a value of type t is one word in the file, although Go
+// may know it as a struct.
+func isScalar(t reflect.Type) bool {
+	return t.Kind() != reflect.Pointer && t.Kind() != reflect.Slice && parserOf(t) != nil
+}
+
+// walk calls visit for every struct field below v, entries of lists included.
+func walk(v reflect.Value, path string, visit func(path string, f reflect.StructField, v reflect.Value)) {
+	switch {
+	case v.Type() == logsType:
+		walk(v.FieldByName("List"), path, visit)
+	case isScalar(v.Type()):
+	case v.Kind() == reflect.Pointer:
+		if !v.IsNil() {
+			walk(v.Elem(), path, visit)
+		}
+	case v.Kind() == reflect.Slice:
+		for i := range v.Len() {
+			walk(v.Index(i), index(path, i), visit)
+		}
+	case v.Kind() == reflect.Struct:
+		for f, fv := range v.Fields() {
+			p := join(path, keyOf(f))
+			visit(p, f, fv)
+			walk(fv, p, visit)
+		}
+	}
+}
+
+// FileRef is a file that the configuration names and that must exist.
+type FileRef struct {
+	// KeyPath is where the configuration names it, such as chains[0].key.file.
+	KeyPath string
+	// Path is the file, absolute.
+	Path string
+}
+
+// References lists every file that must exist for c to work, in the order of the
+// schema. Files and directories that Mayfly makes itself are not among them.
+func References(c Config) []FileRef {
+	var refs []FileRef
+	walk(reflect.ValueOf(c), "", func(path string, f reflect.StructField, v reflect.Value) {
+		if f.Tag.Get("config") == tagFile && v.String() != "" {
+			refs = append(refs, FileRef{KeyPath: path, Path: v.String()})
+		}
+	})
+	return refs
+}
+
+// defaulter is a struct with defaults that are not zero. They are set before
+// decoding, so that an explicit zero stays one.
+type defaulter interface{ setDefaults() }
+
+func (c *Config) setDefaults() {
+	c.Listen.Address = ":8443"
+	c.Shutdown = 15 * time.Second
+	c.Logging = Logging{Level: "info", Format: "json"}
+	c.Limits = Limits{
+		PerIdentity: Rate{60, time.Minute},
+		PerAddress:  Rate{600, time.Minute},
+		InFlight:    256,
+		TokenSize:   16 * KiB,
+	}
+}
+
+func (i *Issuer) setDefaults() {
+	i.Algorithms = []string{"RS256"}
+	i.ClockSkew = 30 * time.Second
+	i.MaxTokenAge = time.Hour
+	i.MaxTokenLifetime = 24 * time.Hour
+	i.Refresh = 10 * time.Minute
+	i.MaxStale = 24 * time.Hour
+}
+
+func (p *Profile) setDefaults() {
+	p.Lifetime = 10 * time.Minute
+	p.Backdate = 30 * time.Second
+	p.Keys = slices.Clone(keyKinds)
+}
+
+func (c *Chain) setDefaults() { c.Authority = DefaultName }
+
+// addDefaultProfile makes sure that the default profile exists. It goes to the
+// end, so that indexes keep pointing at the entries of the file.
+func (c *Config) addDefaultProfile() {
+	if slices.ContainsFunc(c.Profiles, func(p Profile) bool { return p.Name == DefaultName }) {
+		return
+	}
+	p := Profile{Name: DefaultName}
+	p.setDefaults()
+	c.Profiles = append(c.Profiles, p)
+}
+
+// The closed sets of words that some keys accept.
+var (
+	logLevels  = []string{"debug", "info", "warn", "error"}
+	logFormats = []string{"json", "text"}
+	algorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+	keyKinds   = []string{"ecdsa-p256", "ecdsa-p384", "ecdsa-p521", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"}
+	sanKinds   = []string{SANEmail, SANURI}
+)
