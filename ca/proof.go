@@ -8,6 +8,7 @@ import (
 	"crypto/rsa"
 	_ "crypto/sha512" // for keyHash; sha256 comes with key.go
 	"encoding/asn1"
+	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
 	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
@@ -41,7 +42,7 @@ func ProveSignature(publicKey, signature []byte, id Identity) (ProvenKey, error)
 	if id.EmailVerified && id.Email != "" {
 		messages = append(messages, id.Email)
 	}
-	if id.Subject != "" && id.Subject != id.Email {
+	if id.Subject != "" && !slices.Contains(messages, id.Subject) {
 		messages = append(messages, id.Subject)
 	}
 	for _, message := range messages {

@@ -1,0 +1,294 @@
+package ca
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	mathrand "math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func randPrime(t testing.TB, bits int) *big.Int {
+	t.Helper()
+	p, err := rand.Prime(rand.Reader, bits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// nextPrime returns the first probable prime at or above n.
+func nextPrime(n *big.Int) *big.Int {
+	p := new(big.Int).SetBit(n, 0, 1)
+	for !p.ProbablyPrime(10) {
+		p.Add(p, big.NewInt(2))
+	}
+	return p
+}
+
+// wantWeakRSA fails unless the modulus is refused as a client's key, with a
+// cause that names the weakness.
+func wantWeakRSA(t *testing.T, what string, n *big.Int, cause string) {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(&rsa.PublicKey{N: n, E: rsaExponent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, why := parsePublicKey(der)
+	if why == nil || why.Reason != ReasonKeyWeak || !strings.Contains(why.Error(), cause) {
+		t.Errorf("%s, modulus %x: got %v, want %s because of %q", what, n, why, ReasonKeyWeak, cause)
+	}
+}
+
+func TestRSAModulusWithSmallFactorIsWeak(t *testing.T) {
+	for _, p := range []int64{3, 5, 7, 751, 1021, 2029, 2039} {
+		q := randPrime(t, 2048)
+		n := new(big.Int).Div(q, big.NewInt(p))
+		n.SetBit(n, 0, 1).Mul(n, big.NewInt(p))
+		if n.BitLen() != 2048 {
+			n.Sub(n, big.NewInt(2*p))
+		}
+		wantWeakRSA(t, fmt.Sprintf("factor %d", p), n, "small prime")
+	}
+	even := randPrime(t, 2048)
+	wantWeakRSA(t, "even", even.SetBit(even, 0, 0), "even")
+}
+
+func TestRSAModulusWithCloseFactorsIsWeak(t *testing.T) {
+	for _, bits := range []int{2048, 3072} {
+		p := randPrime(t, bits/2)
+		wantWeakRSA(t, "square", new(big.Int).Mul(p, p), "too close")
+		wantWeakRSA(t, "next prime", new(big.Int).Mul(p, nextPrime(new(big.Int).Add(p, big.NewInt(2)))), "too close")
+		// The first factorization that takes more than one round has a
+		// difference of about the fourth root of n.
+		far := new(big.Int).Lsh(big.NewInt(1), uint(bits/4+2))
+		wantWeakRSA(t, "far", new(big.Int).Mul(p, nextPrime(far.Add(far, p))), "too close")
+	}
+}
+
+// The modulus of an Infineon key (CVE-2017-15361): each prime is k M + 65537^a
+// mod M, with M the product of the first 126 primes for 2048 bits.
+func TestRSAModulusWithROCAMarkIsWeak(t *testing.T) {
+	m := big.NewInt(1)
+	for i, count := int64(2), 0; count < 126; i++ {
+		if p := big.NewInt(i); p.ProbablyPrime(0) {
+			m.Mul(m, p)
+			count++
+		}
+	}
+	rocaPrime := func() *big.Int {
+		for {
+			a, err := rand.Int(rand.Reader, m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			k, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 40))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The upper half of 1024 bit numbers, so that the product has 2048.
+			floor := new(big.Int).Lsh(big.NewInt(3), 1022)
+			k.Add(k, floor.Div(floor, m)).Add(k, big.NewInt(1))
+			p := k.Mul(k, m)
+			p.Add(p, new(big.Int).Exp(big.NewInt(65537), a, m))
+			if p.BitLen() == 1024 && p.ProbablyPrime(5) {
+				return p
+			}
+		}
+	}
+	wantWeakRSA(t, "ROCA", new(big.Int).Mul(rocaPrime(), rocaPrime()), "ROCA")
+}
+
+// fermatNaively is Fermat's method as the textbook has it.
+func fermatNaively(n *big.Int) bool {
+	a := new(big.Int).Sqrt(n)
+	if new(big.Int).Mul(a, a).Cmp(n) < 0 {
+		a.Add(a, big.NewInt(1))
+	}
+	for range fermatRounds {
+		b2 := new(big.Int).Mul(a, a)
+		b2.Sub(b2, n)
+		b := new(big.Int).Sqrt(b2)
+		if b.Mul(b, b).Cmp(b2) == 0 {
+			return true
+		}
+		a.Add(a, big.NewInt(1))
+	}
+	return false
+}
+
+// Small numbers make both answers common, and the last rounds matter.
+func TestFermatAgreesWithTheTextbook(t *testing.T) {
+	r := mathrand.New(mathrand.NewPCG(1, 2))
+	var near, far int
+	for range 20_000 {
+		n := new(big.Int).SetUint64(r.Uint64N(1<<26) | 1<<25 | 1)
+		got, want := fermatClose(n), fermatNaively(n)
+		if got != want {
+			t.Fatalf("fermatClose(%v) = %v, want %v", n, got, want)
+		}
+		if want {
+			near++
+		} else {
+			far++
+		}
+	}
+	if near < 1000 || far < 1000 {
+		t.Errorf("%d close and %d far, want at least 1000 of each for the test to mean anything", near, far)
+	}
+}
+
+// closeFactors returns the product of two primes that Fermat's method finds in
+// exactly that round, the first being 1.
+func closeFactors(rounds int64) *big.Int {
+	root := new(big.Int).Lsh(big.NewInt(1), 60)
+	// a^2 - b^2 has its root, rounded up, at a - (rounds-1) for b^2 of about
+	// 2 a (rounds - 1/2).
+	a := new(big.Int).Add(root, big.NewInt(rounds))
+	b := new(big.Int).Mul(a, big.NewInt(2*rounds-1))
+	for b.Sqrt(b).SetBit(b, 0, 1-a.Bit(0)); ; b.Add(b, big.NewInt(2)) {
+		p, q := new(big.Int).Sub(a, b), new(big.Int).Add(a, b)
+		if p.ProbablyPrime(10) && q.ProbablyPrime(10) {
+			return p.Mul(p, q)
+		}
+	}
+}
+
+func TestFermatTakesOneHundredRounds(t *testing.T) {
+	for rounds, want := range map[int64]bool{1: true, 2: true, 64: true, 99: true, 100: true, 101: false, 102: false} {
+		if n := closeFactors(rounds); fermatClose(n) != want {
+			t.Errorf("fermatClose(%v), with factors to be found in round %d: got %v, want %v", n, rounds, !want, want)
+		}
+	}
+}
+
+func TestHonestRSAModulusIsNotWeak(t *testing.T) {
+	for range 3 {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := checkRSA(&key.PublicKey); err != nil {
+			t.Errorf("modulus %x: got %v, want no objection", key.N, err)
+		}
+	}
+}
+
+// About half of all 32 octets are a point. A check that accepts or refuses all
+// of them is broken, and one that refuses a real key is worse.
+func TestEd25519CheckTellsPointsFromNoise(t *testing.T) {
+	var points int
+	for range 1000 {
+		var noise [32]byte
+		rand.Read(noise[:])
+		if checkEd25519(noise) == nil {
+			points++
+		}
+		pub, _, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := checkEd25519([32]byte(pub)); err != nil {
+			t.Fatalf("key %x: got %v, want no objection", pub, err)
+		}
+	}
+	if points < 350 || points > 650 {
+		t.Errorf("%d of 1000 random strings were points, want about 500", points)
+	}
+}
+
+func TestPrimorialIsTheProductOfTheOddPrimes(t *testing.T) {
+	got := primorial()
+	for i := int64(2); i < smallPrimeLimit; i++ {
+		divides := new(big.Int).Mod(got, big.NewInt(i*i)).Sign() != 0 && new(big.Int).Mod(got, big.NewInt(i)).Sign() == 0
+		if want := i > 2 && big.NewInt(i).ProbablyPrime(0); want && !divides {
+			t.Errorf("%d does not divide the primorial exactly once", i)
+		}
+	}
+	if got.Bit(0) == 0 {
+		t.Error("the primorial is even, want only odd primes")
+	}
+}
+
+// FuzzParsePublicKey: no input panics, and an accepted key is the canonical
+// encoding of a key that crypto/x509 reads as the same.
+func FuzzParsePublicKey(f *testing.F) {
+	files, err := filepath.Glob("testdata/keys/*.pub")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		block, _ := pem.Decode(text)
+		f.Add(text)
+		f.Add(block.Bytes)
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		k, why := parsePublicKey(in)
+		if why != nil {
+			if why.Kind != KindInvalid || !strings.HasPrefix(string(why.Reason), "key_") || k.public != nil {
+				t.Fatalf("parsePublicKey(%q) = %v, %v, want a key_ refusal and no key", in, k.public, why)
+			}
+			return
+		}
+		pub, err := x509.ParsePKIXPublicKey(k.spki)
+		if err != nil || !pub.(interface{ Equal(crypto.PublicKey) bool }).Equal(k.public) {
+			t.Fatalf("parsePublicKey(%q): SPKI %x reads as %v, %v, want %v", in, k.spki, pub, err, k.public)
+		}
+		again, why := parsePublicKey(k.spki)
+		if why != nil || again.kind != k.kind || !bytes.Equal(again.spki, k.spki) || !bytes.Equal(again.bits, k.bits) {
+			t.Fatalf("parsePublicKey(%q): reading its SPKI again gives %s %x, %v, want %s %x", in, again.kind, again.spki, why, k.kind, k.spki)
+		}
+	})
+}
+
+func BenchmarkParseRSA(b *testing.B) {
+	for _, bits := range []int{2048, 3072, 4096} {
+		key, err := rsa.GenerateKey(rand.Reader, bits)
+		if err != nil {
+			b.Fatal(err)
+		}
+		der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(fmt.Sprint(bits), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, why := parsePublicKey(der); why != nil {
+					b.Fatal(why)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkCheckRSA(b *testing.B) {
+	key, err := rsa.GenerateKey(rand.Reader, 4096)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, check := range map[string]func(){
+		"small primes":    func() { new(big.Int).GCD(nil, nil, key.N, primorial()) },
+		"fermat":          func() { fermatClose(key.N) },
+		"fermat textbook": func() { fermatNaively(key.N) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				check()
+			}
+		})
+	}
+}
