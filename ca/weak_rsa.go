@@ -12,14 +12,6 @@ import (
 	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// maxModulus and maxExponent bound the content octets of the two INTEGERs of
-// an RSA key: 4096 bits and a leading zero; 65537 with room for larger ones to
-// be refused by name.
-const (
-	maxModulus  = 4096/8 + 1
-	maxExponent = 8
-)
-
 // rsaExponent is the only public exponent accepted. Small ones have a history
 // of forgeries and larger ones cost every verifier.
 const rsaExponent = 65537
@@ -37,27 +29,17 @@ var rsaKinds = map[int]KeyKind{2048: KeyRSA2048, 3072: KeyRSA3072, 4096: KeyRSA4
 // this algorithm identifier."
 func parseRSA(params cryptobyte.String, bits []byte) (crypto.PublicKey, KeyKind, *Refusal) {
 	in := cryptobyte.String(bits)
-	var null, seq, rawN, rawE cryptobyte.String
+	var null, seq cryptobyte.String
+	n, e := new(big.Int), new(big.Int)
 	if !params.ReadASN1(&null, cryptobyte_asn1.NULL) || !null.Empty() || !params.Empty() ||
 		!in.ReadASN1(&seq, cryptobyte_asn1.SEQUENCE) || !in.Empty() ||
-		!seq.ReadASN1Element(&rawN, cryptobyte_asn1.INTEGER) ||
-		!seq.ReadASN1Element(&rawE, cryptobyte_asn1.INTEGER) || !seq.Empty() {
-		return nil, "", Refuse(KindInvalid, ReasonKeyMalformed, "RSA key is not an RSAPublicKey")
+		!seq.ReadASN1Integer(n) || !seq.ReadASN1Integer(e) || !seq.Empty() ||
+		n.Sign() <= 0 || e.Sign() <= 0 {
+		return nil, "", Refuse(KindInvalid, ReasonKeyMalformed, "RSA key is not an RSAPublicKey of positive numbers")
 	}
-	// Arithmetic on a modulus of the attacker's length is the attacker's choice
-	// of how long we compute; so is verifying with a long exponent. The bound
-	// leaves room for the tag and length octets.
-	const header = 4
-	if len(rawN) > header+maxModulus {
-		return nil, "", Refuse(KindInvalid, ReasonKeyUnsupported, "RSA modulus of more than 4096 bits")
-	}
-	if len(rawE) > header+maxExponent {
-		return nil, "", Refuse(KindInvalid, ReasonKeyWeak, "RSA exponent of more than %d bits", 8*maxExponent)
-	}
-	n, e := new(big.Int), new(big.Int)
-	if !rawN.ReadASN1Integer(n) || !rawE.ReadASN1Integer(e) || n.Sign() <= 0 || e.Sign() <= 0 {
-		return nil, "", Refuse(KindInvalid, ReasonKeyMalformed, "RSA modulus or exponent is not a positive INTEGER")
-	}
+	// Up to here the numbers were only copied. Lengths come before arithmetic:
+	// with a modulus or exponent of the client's length, the client would choose
+	// how long we compute.
 	kind, ok := rsaKinds[n.BitLen()]
 	switch {
 	case n.BitLen() < 2048:
@@ -65,7 +47,7 @@ func parseRSA(params cryptobyte.String, bits []byte) (crypto.PublicKey, KeyKind,
 	case !ok:
 		return nil, "", Refuse(KindInvalid, ReasonKeyUnsupported, "RSA modulus of %d bits, not 2048, 3072 or 4096", n.BitLen())
 	case e.Cmp(big.NewInt(rsaExponent)) != 0:
-		return nil, "", Refuse(KindInvalid, ReasonKeyWeak, "RSA exponent %v, not %d", e, rsaExponent)
+		return nil, "", Refuse(KindInvalid, ReasonKeyWeak, "RSA exponent, of %d bits, is not %d", e.BitLen(), rsaExponent)
 	}
 	pub := &rsa.PublicKey{N: n, E: rsaExponent}
 	if err := checkRSA(pub); err != nil {
