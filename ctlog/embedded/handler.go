@@ -1,0 +1,78 @@
+package embedded
+
+import (
+	"errors"
+	"io/fs"
+	"net/http"
+	"regexp"
+	"strings"
+)
+
+var issuerPattern = regexp.MustCompile(`^issuer/[0-9a-f]{64}$`)
+
+// ReadHandler serves the log's monitoring prefix: /checkpoint, /tile/... and
+// /issuer/..., by GET and HEAD. Mount it below http.StripPrefix. It hands out
+// nothing that is not under a signed checkpoint: everything but the checkpoint
+// is marked as immutable, and an entry that a crash may still take back must
+// never end up in a cache. It needs no authentication.
+func (l *Log) ReadHandler() http.Handler { return http.HandlerFunc(l.serve) }
+
+func (l *Log) serve(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	path := strings.TrimPrefix(r.URL.Path, "/")
+	header := w.Header()
+	header.Set("X-Content-Type-Options", "nosniff")
+	switch {
+	case path == "checkpoint":
+		header.Set("Content-Type", "text/plain; charset=utf-8")
+		header.Set("Cache-Control", "no-cache")
+	case issuerPattern.MatchString(path):
+		header.Set("Content-Type", "application/pkix-cert")
+		header.Set("Cache-Control", immutable)
+	default:
+		t, ok := parseTilePath(path)
+		if !ok || t.entries() > l.publisher.signed.Load() {
+			notFound(w)
+			return
+		}
+		header.Set("Content-Type", "application/octet-stream")
+		header.Set("Cache-Control", immutable)
+	}
+	l.serveFile(w, r, path)
+}
+
+const immutable = "public, max-age=31536000, immutable"
+
+// serveFile opens below the tree only: os.Root follows no link out of it.
+func (l *Log) serveFile(w http.ResponseWriter, r *http.Request, path string) {
+	f, err := l.files.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		notFound(w)
+		return
+	}
+	if err != nil {
+		unreadable(w)
+		return
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		unreadable(w)
+		return
+	}
+	http.ServeContent(w, r, "", info.ModTime(), f)
+}
+
+func notFound(w http.ResponseWriter) {
+	w.Header().Set("Cache-Control", "no-store")
+	http.Error(w, "not found", http.StatusNotFound)
+}
+
+func unreadable(w http.ResponseWriter) {
+	w.Header().Set("Cache-Control", "no-store")
+	http.Error(w, "the log cannot be read", http.StatusServiceUnavailable)
+}

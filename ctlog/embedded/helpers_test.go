@@ -1,0 +1,73 @@
+package embedded
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+const testOrigin = "log.example.com/2026"
+
+// initLog makes a log in a fresh directory.
+func initLog(t testing.TB) (string, Info) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "log")
+	info, err := Init(t.Context(), InitConfig{Dir: dir, Origin: testOrigin})
+	if err != nil {
+		t.Fatalf("Init(%s): %v", dir, err)
+	}
+	return dir, info
+}
+
+func testConfig(t testing.TB, dir string) Config {
+	return Config{
+		Dir: dir, Name: "test", MinFreeBytes: 1, PublishInterval: 100 * time.Millisecond,
+		Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
+	}
+}
+
+// testWriter sends the log's messages to the test's, until the test is over.
+type testWriter struct{ t testing.TB }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	if w.t.Context().Err() == nil {
+		w.t.Logf("%s", p)
+	}
+	return len(p), nil
+}
+
+func openLog(t testing.TB, c Config) *Log {
+	t.Helper()
+	l, err := Open(t.Context(), c)
+	if err != nil {
+		t.Fatalf("Open(%s): %v", c.Dir, err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		_ = l.Close(ctx)
+	})
+	return l
+}
+
+func closeLog(t testing.TB, l *Log) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := l.Close(ctx); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+}
+
+func submit(t testing.TB, l *Log, s ctlog.Submission) ctlog.SCT {
+	t.Helper()
+	sct, err := l.Submit(t.Context(), s)
+	if err != nil {
+		t.Fatalf("Submit: %v", err)
+	}
+	return sct
+}
