@@ -189,7 +189,7 @@ func (is *Issuer) fillDurations() error {
 		{"maximal token age", &is.MaxTokenAge, defaultMaxTokenAge, time.Second, 366 * 24 * time.Hour},
 		{"maximal token lifetime", &is.MaxTokenLifetime, defaultMaxTokenLifetime, time.Second, 366 * 24 * time.Hour},
 		{"refresh", &is.Refresh, defaultRefresh, minRefresh, maxRefresh},
-		{"maximal staleness", &is.MaxStale, max(defaultMaxStale, is.Refresh), is.Refresh, 366 * 24 * time.Hour},
+		{"maximal staleness", &is.MaxStale, max(defaultMaxStale, is.Refresh), minRefresh, 366 * 24 * time.Hour},
 	} {
 		if *d.value == 0 {
 			*d.value = d.zero

@@ -1,0 +1,113 @@
+package oidc
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+func TestNewRefusesBadConfigurations(t *testing.T) {
+	base := Issuer{Name: "a", URL: "https://idp.example/realms/x", Audiences: []string{"mayfly"}}
+	change := func(f func(*Issuer)) Config {
+		is := base
+		f(&is)
+		return Config{Issuers: []Issuer{is}}
+	}
+	url := func(u string) Config { return change(func(is *Issuer) { is.URL = u }) }
+	second := func(u string) Config {
+		is := base
+		is.Name, is.URL = "b", u
+		return Config{Issuers: []Issuer{base, is}}
+	}
+	if _, err := New(Config{Issuers: []Issuer{base}}); err != nil {
+		t.Fatalf("the issuer that all cases are made from: %v", err)
+	}
+	for name, cfg := range map[string]Config{
+		"no issuer":          {},
+		"token limit low":    {Issuers: []Issuer{base}, MaxTokenBytes: 39},
+		"token limit high":   {Issuers: []Issuer{base}, MaxTokenBytes: 65537},
+		"name twice":         {Issuers: []Issuer{base, {Name: "a", URL: "https://other.example", Audiences: []string{"x"}}}},
+		"no name":            change(func(is *Issuer) { is.Name = "" }),
+		"reserved name":      change(func(is *Issuer) { is.Name = "unknown" }),
+		"name with space":    change(func(is *Issuer) { is.Name = "a b" }),
+		"name too long":      change(func(is *Issuer) { is.Name = strings.Repeat("a", 65) }),
+		"no audience":        change(func(is *Issuer) { is.Audiences = nil }),
+		"empty audience":     change(func(is *Issuer) { is.Audiences = []string{"x", ""} }),
+		"empty party":        change(func(is *Issuer) { is.AuthorizedParties = []string{""} }),
+		"none":               change(func(is *Issuer) { is.Algorithms = []string{"none"} }),
+		"HS256":              change(func(is *Issuer) { is.Algorithms = []string{"RS256", "HS256"} }),
+		"rs256":              change(func(is *Issuer) { is.Algorithms = []string{"rs256"} }),
+		"negative skew":      change(func(is *Issuer) { is.ClockSkew = -1 }),
+		"skew of 3m":         change(func(is *Issuer) { is.ClockSkew = 3 * time.Minute }),
+		"refresh of 1s":      change(func(is *Issuer) { is.Refresh = time.Second }),
+		"refresh of 25h":     change(func(is *Issuer) { is.Refresh = 25 * time.Hour }),
+		"stale < refresh":    change(func(is *Issuer) { is.Refresh, is.MaxStale = time.Hour, time.Minute }),
+		"stale < default":    change(func(is *Issuer) { is.MaxStale = time.Minute }),
+		"negative age":       change(func(is *Issuer) { is.MaxTokenAge = -time.Hour }),
+		"negative lifetime":  change(func(is *Issuer) { is.MaxTokenLifetime = -time.Hour }),
+		"JWKS host a URL":    change(func(is *Issuer) { is.JWKSHosts = []string{"https://x"} }),
+		"JWKS host a path":   change(func(is *Issuer) { is.JWKSHosts = []string{"x/y"} }),
+		"JWKS host empty":    change(func(is *Issuer) { is.JWKSHosts = []string{""} }),
+		"JWKS host a user":   change(func(is *Issuer) { is.JWKSHosts = []string{"u@x"} }),
+		"http":               url("http://idp.example"),
+		"http on loopback":   url("http://127.0.0.1:8080"),
+		"http allowed, far":  change(func(is *Issuer) { is.URL, is.AllowInsecureHTTP = "http://idp.example", true }),
+		"http allowed, near": change(func(is *Issuer) { is.URL, is.AllowInsecureHTTP = "http://127.0.0.1.evil.example", true }),
+		"http allowed, TLS":  change(func(is *Issuer) { is.AllowInsecureHTTP = true }),
+		"no URL":             url(""), "no host": url("https:///x"), "no scheme": url("idp.example"), "file": url("file:///x"),
+		"upper scheme and space": url("https://idp.example/ x"), "user": url("https://u:p@idp.example"),
+		"query": url("https://idp.example?x"), "fragment": url("https://idp.example#"), "backslash": url(`https://idp.example\x`),
+		"not ASCII":        url("https://idp.exämple"),
+		"same URL":         second(base.URL),
+		"same but slash":   second(base.URL + "/"),
+		"same but slashes": second(base.URL + "//"),
+		"same but case":    second("https://IDP.example/realms/X"),
+		"same but port":    second("https://idp.example:443/realms/x"),
+		"same but dot":     second("https://idp.example./realms/x"),
+		"same but percent": second("https://idp.example/realms/%78"),
+		"same but dots":    second("https://idp.example/realms/./y/../x"),
+	} {
+		if _, err := New(cfg); err == nil {
+			t.Errorf("%s: accepted, want an error", name)
+		}
+	}
+}
+
+func TestNewAccepts(t *testing.T) {
+	cfg := Config{Issuers: []Issuer{
+		{Name: "a", URL: "https://idp.example/realms/x", Audiences: []string{"m"}, JWKSHosts: []string{"k.example", "k:8443", "[::1]:9"}},
+		{Name: "b", URL: "https://idp.example/realms/y", Audiences: []string{"m"}, Refresh: 20 * time.Hour},
+		{Name: "c", URL: "https://idp.example:8443/realms/x", Audiences: []string{"m"}, MaxStale: time.Hour},
+		{Name: "d", URL: "http://localhost:8080/", Audiences: []string{"m"}, AllowInsecureHTTP: true},
+		{Name: "e", URL: "http://[::1]:8080", Audiences: []string{"m"}, AllowInsecureHTTP: true, Algorithms: []string{"ES512"}},
+	}}
+	v, err := New(cfg)
+	if err != nil {
+		t.Fatalf("New: %v", err)
+	}
+	if got := v.issuers[0].Issuer; got.ClockSkew != 30*time.Second || got.Refresh != 10*time.Minute ||
+		got.MaxStale != 24*time.Hour || got.MaxTokenAge != 24*time.Hour || got.MaxTokenLifetime != 24*time.Hour {
+		t.Errorf("defaults are %+v", got)
+	}
+	if cfg.Issuers[0].ClockSkew != 0 {
+		t.Errorf("New changed its argument: %+v", cfg.Issuers[0])
+	}
+}
+
+func TestNewAdoptsMetricsOfAnEarlierVerifier(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	cfg := Config{Registerer: reg, Issuers: []Issuer{{Name: "a", URL: "https://idp.example", Audiences: []string{"m"}}}}
+	first, err := New(cfg)
+	if err != nil {
+		t.Fatalf("first New: %v", err)
+	}
+	second, err := New(cfg)
+	if err != nil {
+		t.Fatalf("second New: %v", err)
+	}
+	if first.metrics.rejected != second.metrics.rejected {
+		t.Error("the second verifier counts where nobody looks")
+	}
+}
