@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -112,7 +111,7 @@ func (c *checker) publicURL() {
 	case u == nil:
 	case u.Scheme == "http" && !(c.file.Listen.Plaintext && isLoopback(u.Hostname())):
 		c.bad(key, "clients send tokens to this URL; write an https URL (http is for a loopback host with listen.plaintext only)")
-	case strings.HasSuffix(u.Path, "/") || (u.Path != "" && path.Clean(u.Path) != u.Path) || u.RawPath != "":
+	case strings.HasSuffix(u.Path, "/") || !isPlainPath(u.Path) || u.RawPath != "":
 		c.bad(key, "clients append /api/... to this URL; write it without a slash at the end, dot segments or escapes")
 	}
 }
@@ -148,6 +147,20 @@ func validPort(port string) bool {
 
 func isVisibleASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+// isPlainPath reports that every segment of an absolute path is a name. A slash
+// may end the path.
+func isPlainPath(path string) bool {
+	if path == "" || path == "/" {
+		return true
+	}
+	for segment := range strings.SplitSeq(strings.TrimSuffix(path[1:], "/"), "/") {
+		if segment == "" || segment == "." || segment == ".." {
+			return false
+		}
+	}
+	return true
 }
 
 // isLoopback reports that host cannot lead off this machine.

@@ -2,7 +2,6 @@ package config
 
 import (
 	"net"
-	"path"
 	"regexp"
 	"strings"
 	"time"
@@ -141,7 +140,7 @@ func (c *checker) uriPrefix(key, prefix string) {
 	switch {
 	case !strings.HasSuffix(u.Path, "/"):
 		c.bad(key, "a prefix must end where a path segment does; put a slash at the end")
-	case u.RawPath != "" || strings.Contains(prefix, "%") || (u.Path != "/" && path.Clean(u.Path)+"/" != u.Path):
+	case u.RawPath != "" || strings.Contains(prefix, "%") || !isPlainPath(u.Path):
 		c.bad(key, "the prefix has empty or dot segments, or escapes; write the plain path")
 	case !strings.HasPrefix(prefix, u.Scheme+"://"+u.Host+"/") || u.Host != strings.ToLower(u.Host):
 		c.bad(key, "write scheme and host in lower case")

@@ -92,14 +92,14 @@ func invalidUTF8(text []byte) int {
 }
 
 // syntax reports an error of the YAML parser, which tells the line only in its
-// text.
+// text, and sometimes the one before it.
 func (d *decoder) syntax(err error) {
 	message := strings.TrimPrefix(err.Error(), "yaml: ")
 	var line int
 	if n, _ := fmt.Sscanf(message, "line %d: ", &line); n == 1 {
 		_, message, _ = strings.Cut(message, ": ")
 	}
-	d.fail(line, "", "not valid YAML, correct it: %s", message)
+	d.fail(line, "", "not valid YAML at or after this line, correct it: %s", message)
 }
 
 // refuseIndirection refuses anchors, aliases, merge keys and explicit tags: a

@@ -215,12 +215,16 @@ func (d *decoder) refuseVariables() {
 	}
 }
 
-// unexplained leaves out problems at or below a place whose value could not be
-// read: they are about the default that stands in for it.
+// unexplained leaves out problems that are only about the default that stands in
+// for a value which could not be read: those at or below its place, and those
+// about the things around it as a whole.
 func unexplained(found, read Problems) Problems {
-	unread := make(map[string]bool)
+	unread, around := make(map[string]bool), make(map[string]bool)
 	for _, p := range read {
 		unread[p.Path] = p.Path != ""
+		for path := parent(p.Path); path != ""; path = parent(path) {
+			around[path] = true
+		}
 	}
 	return slices.DeleteFunc(found, func(p Problem) bool {
 		for path := p.Path; path != ""; path = parent(path) {
@@ -228,6 +232,6 @@ func unexplained(found, read Problems) Problems {
 				return true
 			}
 		}
-		return false
+		return around[p.Path]
 	})
 }

@@ -17,7 +17,7 @@ import (
 // now is when the tests take place.
 var now = time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
 
-// comparable values of netip are compared by ==.
+// exact compares unexported fields too; netip.Prefix has nothing else.
 var exact = cmp.Exporter(func(reflect.Type) bool { return true })
 
 const examples = "../deploy/examples/file-ca"
