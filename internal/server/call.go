@@ -24,7 +24,6 @@ type call struct {
 	// over, guarded by turn, tells a method that comes late not to begin.
 	over bool
 
-
 	id     string
 	source netip.Addr
 	// route is the name for log and metrics, of which there are few.
@@ -51,14 +50,6 @@ func callOf(ctx context.Context) *call {
 		panic("server: gRPC method called outside of Handler")
 	}
 	return c
-}
-
-// RequestID returns the id of the request that the context belongs to, or "".
-func RequestID(ctx context.Context) string {
-	if c, ok := ctx.Value(callKey{}).(*call); ok {
-		return c.id
-	}
-	return ""
 }
 
 func (s *Server) newCall(r *http.Request) *call {
