@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/url"
+	"path/filepath"
 	"time"
 )
 
@@ -106,6 +107,7 @@ func (c *checker) logs() {
 			c.bad(at, "write embedded: {} for the log in the state directory, or remote: {url: URL, public_key: FILE}")
 		}
 		if l.Embedded != nil {
+			c.embedded(join(at, "embedded"), *l.Embedded)
 			if embedded >= 0 {
 				c.bad(join(at, "embedded"), "the log in line %d is embedded too, and the state directory holds one; remove one of them", c.file.Line(index("logs", embedded)))
 			} else {
@@ -115,6 +117,16 @@ func (c *checker) logs() {
 		if l.Remote != nil {
 			c.remote(join(at, "remote"), *l.Remote)
 		}
+	}
+}
+
+func (c *checker) embedded(at string, e EmbeddedLog) {
+	if e.CheckpointRecord == "" || c.file.State == "" {
+		return
+	}
+	rel, err := filepath.Rel(c.file.State, e.CheckpointRecord)
+	if err == nil && filepath.IsLocal(rel) {
+		c.bad(join(at, "checkpoint_record"), "a copy of the state directory would hold this file too, and restoring it would go unnoticed; name a file elsewhere, best on another disk")
 	}
 }
 

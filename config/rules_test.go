@@ -222,6 +222,7 @@ func TestLoadRefusesUnusableBackends(t *testing.T) {
 		{"log of no kind", logs, "logs:\n  - name: b", 18, "logs[0]", "embedded: {}"},
 		{"log of both kinds", logs, remote + "\n    embedded: {}", 18, "logs[0]", "two entries"},
 		{"two embedded logs", logs, "logs:\n  - {name: a, embedded: {}}\n  - {name: b, embedded: {}}", 19, "logs[1].embedded", "line 18"},
+		{"checkpoint record in the state", logs, "logs:\n  - name: a\n    embedded:\n      checkpoint_record: ./state/log/record", 20, "logs[0].embedded.checkpoint_record", "elsewhere"},
 		{"same log name", logs, remote + "\n  - {name: b, embedded: {}}", 20, "logs[1].name", "line 18"},
 		{"log over http", logs, strings.Replace(remote, "https:", "http:", 1), 19, "logs[0].remote.url", "loopback host only"},
 		{"log without a URL", logs, strings.Replace(remote, "url: https://log.example, ", "", 1), 19, "logs[0].remote.url", "required"},
