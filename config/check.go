@@ -109,7 +109,7 @@ func (c *checker) publicURL() {
 	u := c.url(key, raw, "https", "http")
 	switch {
 	case u == nil:
-	case u.Scheme == "http" && !(c.file.Listen.Plaintext && isLoopback(u.Hostname())):
+	case u.Scheme == "http" && (!c.file.Listen.Plaintext || !isLoopback(u.Hostname())):
 		c.bad(key, "clients send tokens to this URL; write an https URL (http is for a loopback host with listen.plaintext only)")
 	case strings.HasSuffix(u.Path, "/") || !isPlainPath(u.Path) || u.RawPath != "":
 		c.bad(key, "clients append /api/... to this URL; write it without a slash at the end, dot segments or escapes")

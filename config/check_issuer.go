@@ -1,7 +1,7 @@
 package config
 
 import (
-	"net"
+	"net/url"
 	"regexp"
 	"strings"
 	"time"
@@ -66,7 +66,7 @@ func (c *checker) issuerToken(at string, is Issuer) {
 	c.unique(join(at, "extra_audiences"), is.ExtraAudiences)
 	c.unique(join(at, "authorized_parties"), is.AuthorizedParties)
 	c.words(join(at, "algorithms"), is.Algorithms, algorithms)
-	c.duration(join(at, "clock_skew"), is.ClockSkew, time.Second, 5*time.Minute)
+	c.duration(join(at, "clock_skew"), is.ClockSkew, time.Second, 2*time.Minute)
 	c.duration(join(at, "max_token_age"), is.MaxTokenAge, time.Minute, day)
 	c.duration(join(at, "max_token_lifetime"), is.MaxTokenLifetime, time.Minute, week)
 }
@@ -74,11 +74,7 @@ func (c *checker) issuerToken(at string, is Issuer) {
 func (c *checker) issuerKeys(at string, is Issuer) {
 	c.unique(join(at, "jwks_hosts"), is.JWKSHosts)
 	for i, h := range is.JWKSHosts {
-		host, port, err := net.SplitHostPort(h)
-		if err != nil {
-			host, port = strings.TrimSuffix(strings.TrimPrefix(h, "["), "]"), ""
-		}
-		if h != "" && (!isHost(host) || (err == nil && port == "") || !validPort(port) || h != strings.ToLower(h)) {
+		if h != "" && !isHostPort(h) {
 			c.bad(join(at, index("jwks_hosts", i)), "%q is not usable; write a host or host:port in lower case, without https:// and path", clip(h))
 		}
 	}
@@ -87,6 +83,15 @@ func (c *checker) issuerKeys(at string, is Issuer) {
 		// Below twice the interval, one fetch that fails would stop issuance.
 		c.duration(join(at, "max_stale"), is.MaxStale, 2*is.Refresh, week)
 	}
+}
+
+// isHostPort reports that s is what may stand between https:// and the path of a
+// URL, in lower case.
+func isHostPort(s string) bool {
+	u, err := url.Parse("https://" + s)
+	return err == nil && u.Host == s && s == strings.ToLower(s) && isHost(u.Hostname()) &&
+		strings.HasPrefix(s, "[") == strings.Contains(u.Hostname(), ":") &&
+		!strings.HasSuffix(s, ":") && validPort(u.Port())
 }
 
 func (c *checker) issuerPolicy(at string, is Issuer) {

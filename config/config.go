@@ -126,7 +126,7 @@ type Issuer struct {
 	// which its keys may be fetched; default none.
 	JWKSHosts []string `yaml:"jwks_hosts,omitempty"`
 	// ClockSkew is the allowance between the provider's clock and ours; default
-	// 30s, from 1s to 5m.
+	// 30s, from 1s to 2m.
 	ClockSkew time.Duration `yaml:"clock_skew"`
 	// MaxTokenAge is the greatest time since iat; default 1h, from 1m to 24h.
 	// 10m is plenty when people log in; pipelines get their token at the start
@@ -234,7 +234,7 @@ type Key struct {
 	// File is a PEM file with the private key: PKCS#8, encrypted or not, P-256,
 	// P-384 or RSA. Its permissions must keep others out.
 	File string `yaml:"file,omitempty" config:"file"`
-	// PassphraseFile holds the passphrase of an encrypted key in its first line;
+	// PassphraseFile holds the passphrase of an encrypted key in its only line;
 	// default none, for a key that is not encrypted.
 	PassphraseFile string `yaml:"passphrase_file,omitempty" config:"file"`
 }

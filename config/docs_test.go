@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -129,7 +130,11 @@ logs: [{remote: {}}]
 `)
 	_, err := load(path, nil, now)
 	required := map[string]bool{"issuers": true, "chains": true, "logs": true, "issuers[].may_issue": true}
-	for _, p := range err.(Problems) {
+	ps, ok := errors.AsType[Problems](err)
+	if !ok {
+		t.Fatalf("got error %v, want Problems", err)
+	}
+	for _, p := range ps {
 		if strings.HasPrefix(p.Message, "required") || strings.HasSuffix(p.Path, ".allow") {
 			required[strings.ReplaceAll(p.Path, "[0]", "[]")] = true
 		}

@@ -100,14 +100,14 @@ func load(path string, flags *pflag.FlagSet, now time.Time) (*File, error) {
 // parse is load after reading.
 func parse(path string, text []byte, flags *pflag.FlagSet, now time.Time) (*File, error) {
 	f := &File{Path: path, lines: make(map[string]int), origins: make(map[string]string)}
-	f.Config.setDefaults()
+	f.setDefaults()
 	d := &decoder{file: f, base: filepath.Dir(path), reported: make(map[place]bool)}
 	readable := d.document(text)
 	if err := d.overlay(flags); err != nil {
 		return nil, err
 	}
 	if readable {
-		f.Config.addDefaultProfile()
+		f.addDefaultProfile()
 		d.problems = append(d.problems, unexplained(check(f, now), d.problems)...)
 	}
 	if len(d.problems) > 0 {
@@ -128,7 +128,7 @@ func read(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // nothing was written
 	return io.ReadAll(io.LimitReader(f, maxFile+1))
 }
 

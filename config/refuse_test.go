@@ -112,7 +112,7 @@ func TestLoadRefusesWhatIsWrittenWrongly(t *testing.T) {
 		{"proxy with host bits", "plaintext: true", "plaintext: true\n  trusted_proxies: [10.0.0.1/8]", 3, "listen.trusted_proxies[0]", "write 10.0.0.0/8"},
 		{"proxy by name", "plaintext: true", "plaintext: true\n  trusted_proxies:\n    - 10.0.0.1\n    - proxy", 5, "listen.trusted_proxies[1]", "write an address"},
 		{"proxy with a zone", "plaintext: true", "plaintext: true\n  trusted_proxies: [\"fe80::1%eth0\"]", 3, "listen.trusted_proxies[0]", "write an address"},
-		{"proxy as mapped IPv4", "plaintext: true", "plaintext: true\n  trusted_proxies: [\"::ffff:10.0.0.1\"]", 3, "listen.trusted_proxies[0]", "without ::ffff:"},
+		{"proxy as mapped IPv4", "plaintext: true", "plaintext: true\n  trusted_proxies: [\"::ffff:10.0.0.1\"]", 3, "listen.trusted_proxies[0]", "without the ::ffff:"},
 		{"second document", "", "---\nstate: other\n", 18, "", "a second document"},
 		{"second document that is empty", "", "---\n", 18, "", "a second document"},
 	})

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"strings"
 	"testing"
 )
@@ -82,9 +83,12 @@ func TestLoadRefusesUnsafeIssuers(t *testing.T) {
 		{"URL as key host", name, name + "\n    jwks_hosts: [\"https://kc\"]", 7, "issuers[0].jwks_hosts[0]", "without https://"},
 		{"path in a key host", name, name + "\n    jwks_hosts: [kc/x]", 7, "issuers[0].jwks_hosts[0]", "without https://"},
 		{"empty port of a key host", name, name + "\n    jwks_hosts: [\"kc:\"]", 7, "issuers[0].jwks_hosts[0]", "without https://"},
+		{"key host without brackets", name, name + "\n    jwks_hosts: [\"::1\"]", 7, "issuers[0].jwks_hosts[0]", "without https://"},
+		{"key host in brackets", name, name + "\n    jwks_hosts: [\"[kc]\"]", 7, "issuers[0].jwks_hosts[0]", "without https://"},
+		{"user of a key host", name, name + "\n    jwks_hosts: [u@kc]", 7, "issuers[0].jwks_hosts[0]", "without https://"},
 		{"key host in capitals", name, name + "\n    jwks_hosts: [KC]", 7, "issuers[0].jwks_hosts[0]", "lower case"},
-		{"large skew", name, name + "\n    clock_skew: 5m1s", 7, "issuers[0].clock_skew", "from 1s to 5m"},
-		{"no skew", name, name + "\n    clock_skew: 0s", 7, "issuers[0].clock_skew", "from 1s to 5m"},
+		{"large skew", name, name + "\n    clock_skew: 2m1s", 7, "issuers[0].clock_skew", "from 1s to 2m"},
+		{"no skew", name, name + "\n    clock_skew: 0s", 7, "issuers[0].clock_skew", "from 1s to 2m"},
 		{"old tokens", name, name + "\n    max_token_age: 25h", 7, "issuers[0].max_token_age", "from 1m to 24h"},
 		{"lasting tokens", name, name + "\n    max_token_lifetime: 169h", 7, "issuers[0].max_token_lifetime", "from 1m to 168h"},
 		{"hasty refresh", name, name + "\n    refresh: 59s", 7, "issuers[0].refresh", "from 1m to 24h"},
@@ -179,7 +183,7 @@ func TestLoadRefusesOverlapBetweenIssuers(t *testing.T) {
 func testOverlap(t *testing.T, name, text, key string, line int, overlap bool) {
 	t.Helper()
 	_, err := load(write(t, text), nil, now)
-	ps, _ := err.(Problems)
+	ps, _ := errors.AsType[Problems](err)
 	switch {
 	case !overlap && err != nil:
 		t.Errorf("%s: got error %v, want none", name, err)
@@ -242,7 +246,7 @@ func TestLoadAccepts(t *testing.T) {
 		{"issuer on loopback", "https://kc.corp.example", "http://localhost:8080/realms/eng\n    insecure_http: true"},
 		{"issuer URL with a slash", "https://kc.corp.example", "https://kc.corp.example/"},
 		{"IPv6", "plaintext: true", "plaintext: true\n  address: \"[::1]:0\""},
-		{"key hosts", "name: kc", "name: kc\n    jwks_hosts: [keys.example, \"keys.example:8443\", \"[::1]:80\", \"::1\"]"},
+		{"key hosts", "name: kc", "name: kc\n    jwks_hosts: [keys.example, \"keys.example:8443\", \"[::1]:80\", \"[::1]\"]"},
 		{"no backdate", "logs: disabled", "logs: disabled\nprofiles: [{name: default, backdate: 0s}]"},
 		{"retired chain without a key", "    key: {file: corp.key}\n", "    key: {file: corp.key}\n  - name: old\n    certificates: o.pem\n    activate: 2025-01-01T00:00:00Z\n    retire: 2026-01-01T00:00:00Z\n"},
 		{"SPIFFE", "email_domains: [corp.example]", "email_domains: [corp.example]\n      uri_prefixes: [\"spiffe://corp.example/ci/\", \"https://ci.example:8443/\"]"},

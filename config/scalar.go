@@ -120,7 +120,7 @@ func parsePrefix(text, _ string, v reflect.Value) error {
 	}
 	switch {
 	case p.Addr().Is4In6():
-		return errors.New("write the IPv4 address in its own form, without ::ffff:")
+		return errors.New("write the IPv4 address without the ::ffff: in front of it")
 	case p != p.Masked():
 		return fmt.Errorf("the address has bits outside its network; write %v for the network or %v for the one address", p.Masked(), p.Addr())
 	}
