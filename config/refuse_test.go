@@ -138,6 +138,7 @@ func TestLoadRefusesWhatIsNoConfiguration(t *testing.T) {
 		{"deep nesting", "state: " + strings.Repeat("[", 100) + strings.Repeat("]", 100), 1, "state" + strings.Repeat("[0]", maxDepth), "nested too deeply"},
 		{"not YAML", "state: state\nlisten: [a\n", 1, "", "not valid YAML"},
 		{"tab as indentation", "listen:\n\taddress: x\n", 2, "", "not valid YAML"},
+		{"second document that is not YAML", minimal + "---\nlogs: [a\n", 18, "", "not valid YAML"},
 		{"unknown alias", "state: *nowhere\n", 0, "", "not valid YAML"},
 		{"not UTF-8", "state: x\n# caf\xe9\n", 2, "", "byte 0xe9 is not UTF-8"},
 		{"UTF-16", "\xff\xfes\x00", 1, "", "byte 0xff is not UTF-8"},
