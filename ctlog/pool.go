@@ -205,16 +205,16 @@ func result(err error) string {
 	switch {
 	case err == nil:
 		return "ok"
+	case errors.Is(err, context.Canceled):
+		return "canceled"
 	case errors.Is(err, ErrBadSCT):
 		return "bad_sct"
 	case errors.Is(err, ErrRejected):
 		return "rejected"
 	case errors.Is(err, ErrOverloaded):
 		return "overloaded"
-	case errors.Is(err, ErrUnavailable):
-		return "unavailable"
 	default:
-		return "canceled"
+		return "unavailable"
 	}
 }
 
