@@ -163,12 +163,16 @@ func (in Input) operator() string {
 	return host(in.PublicURL)
 }
 
-// start is since when the CA is there to be asked.
+// start is since when services are there to be asked: as long as any published
+// certificate. It is early on purpose. A client whose clock is behind a start
+// believes that there is no CA at all, and a rotation should not move it.
 func (in Input) start() time.Time {
-	start := in.Chains[0].start()
-	for _, c := range in.Chains[1:] {
-		if s := c.start(); s.Before(start) {
-			start = s
+	start := in.Chains[0].Certificates[0].NotBefore
+	for _, c := range in.Chains {
+		for _, cert := range c.Certificates {
+			if cert.NotBefore.Before(start) {
+				start = cert.NotBefore
+			}
 		}
 	}
 	return start
