@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -26,8 +27,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
 
 // secret stands for what a backend's error may say and no client may read.
@@ -140,7 +143,7 @@ func identityOf(token string, now time.Time) (ca.Identity, bool) {
 			id.Email = "bob@corp.example"
 		}
 		return id, true
-	case "block", "panic-in-issue":
+	case "block", "hold", "panic-in-issue":
 		id.Email, id.EmailVerified = "alice@corp.example", true
 		return id, true
 	}
@@ -149,8 +152,9 @@ func identityOf(token string, now time.Time) (ca.Identity, bool) {
 
 // fakeCA is a snapshot around a real authority. Tokens of the form
 // "verify:reason" and "issue:reason" are refused there, "panic-in-verify" and
-// "panic-in-issue" panic, and "block" issues nothing until its context ends.
-func fakeCA(t testing.TB, p pki, clock func() time.Time, logged bool) *Snapshot {
+// "panic-in-issue" panic, "block" waits until its context ends, and "hold" until
+// gate says so. Both tell gate that they have begun.
+func fakeCA(t testing.TB, p pki, clock func() time.Time, logged bool, g *gate) *Snapshot {
 	t.Helper()
 	cfg := ca.Config{Chains: []*ca.Chain{p.chain}, Recorder: new(memRecorder), Clock: clock, WithoutLog: !logged,
 		Policy: func(_ context.Context, r ca.Request) (ca.Decision, error) {
@@ -190,11 +194,17 @@ func fakeCA(t testing.TB, p pki, clock func() time.Time, logged bool) *Snapshot 
 			case "panic-in-issue":
 				panic("issue: " + secret)
 			case "block":
+				g.entered <- token
 				<-ctx.Done()
+				g.left <- token
 				return ca.Certificate{}, ctx.Err()
+			case "hold":
+				g.entered <- token
+				<-g.release
 			}
 			return authority.Issue(ctx, r)
 		},
+		Refuse:        authority.Refuse,
 		Chains:        func() [][]string { return [][]string{{p.intermediate, p.root}} },
 		TrustedRoot:   func() []byte { return []byte(`{"mediaType":"trusted root"}`) },
 		SigningConfig: func() []byte { return []byte(`{"mediaType":"signing config"}`) },
@@ -204,6 +214,12 @@ func fakeCA(t testing.TB, p pki, clock func() time.Time, logged bool) *Snapshot 
 		},
 		ConfigDigest: sha256.Sum256([]byte("configuration")),
 	}
+}
+
+// gate lets a test know and decide when an issuance goes on.
+type gate struct {
+	entered, left chan string
+	release       chan struct{}
 }
 
 // tick is a clock that stands until it is moved.
@@ -247,6 +263,7 @@ func (w *syncBuffer) String() string {
 // stack is a server on a loopback port with a CA behind it and clients before.
 type stack struct {
 	*Server
+	*gate
 	pki      pki
 	key      *ecdsa.PrivateKey // the client's
 	clock    *tick
@@ -290,9 +307,9 @@ type options struct {
 func start(t testing.TB, o options) *stack {
 	t.Helper()
 	clock := newTick()
-	s := &stack{clock: clock, pki: newPKI(t, clock.now()), key: newKey(t), log: new(syncBuffer), registry: prometheus.NewRegistry(),
+	s := &stack{gate: &gate{make(chan string, 16), make(chan string, 16), make(chan struct{})}, clock: clock, pki: newPKI(t, clock.now()), key: newKey(t), log: new(syncBuffer), registry: prometheus.NewRegistry(),
 		roots: x509.NewCertPool(), clients: make(map[bool]*http.Client), done: make(chan error, 1)}
-	snapshot := fakeCA(t, s.pki, clock.now, !o.unlogged)
+	snapshot := fakeCA(t, s.pki, clock.now, !o.unlogged, s.gate)
 	cfg := Config{
 		Snapshot:     func() *Snapshot { return snapshot },
 		Clock:        clock.now,
@@ -412,4 +429,58 @@ func (s *stack) spki(t testing.TB) []byte {
 		t.Fatal(err)
 	}
 	return der
+}
+
+// post sends a body to a path and returns the whole response.
+func (s *stack) post(t testing.TB, path, bearer, body string) (*http.Response, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://"+s.address+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+bearer)
+	return s.do(t, s.client(t, false), req)
+}
+
+func (s *stack) do(t testing.TB, c *http.Client, req *http.Request) (*http.Response, []byte) {
+	t.Helper()
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatalf("%s %s: %v", req.Method, req.URL, err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // read to its end
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("%s %s: %v", req.Method, req.URL, err)
+	}
+	return resp, body
+}
+
+func (s *stack) get(t testing.TB, path string) (*http.Response, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+s.address+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.do(t, s.client(t, false), req)
+}
+
+// request is a good request of alice's, without her token.
+func (s *stack) request(t testing.TB) *fulciov2.CreateSigningCertificateRequest {
+	t.Helper()
+	return &fulciov2.CreateSigningCertificateRequest{Key: &fulciov2.CreateSigningCertificateRequest_PublicKeyRequest{
+		PublicKeyRequest: &fulciov2.PublicKeyRequest{
+			PublicKey:         &fulciov2.PublicKey{Content: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: s.spki(t)}))},
+			ProofOfPossession: s.sign(t, "alice@corp.example"),
+		}}}
+}
+
+// body is the same in JSON.
+func (s *stack) body(t testing.TB) string {
+	t.Helper()
+	b, err := protojson.Marshal(s.request(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }

@@ -51,31 +51,35 @@ func (s *Server) issue(ctx context.Context, c *call, in input) (cert ca.Certific
 		return ca.Certificate{}, fmt.Errorf("verifying token: %w", err)
 	}
 	c.identity = id
-	if wait, ok := s.identities.take([2]string{id.IssuerName, id.Subject}, now); !ok {
-		return ca.Certificate{}, &ca.Refusal{Kind: ca.KindExhausted, Reason: ca.ReasonRateLimited, RetryAfter: wait, Err: errPerIdentity}
-	}
-	key, err := prove(in, id)
-	if err != nil {
-		return ca.Certificate{}, fmt.Errorf("proving key: %w", err)
-	}
-	// Whatever signs and logs should not begin what nobody waits for.
-	if err := ctx.Err(); err != nil {
-		return ca.Certificate{}, fmt.Errorf("before issuing: %w", err)
-	}
+	// From here on an identity stands behind the request, and the journal hears
+	// of whatever becomes of it.
+	r := ca.Request{Identity: id, Time: now, ID: c.id, Source: c.source, API: c.api, ConfigDigest: c.snapshot.ConfigDigest}
 	reached = true
-	cert, err = c.snapshot.Issue(ctx, ca.Request{
-		Identity:     id,
-		Key:          key,
-		Time:         now,
-		ID:           c.id,
-		Source:       c.source,
-		API:          c.api,
-		ConfigDigest: c.snapshot.ConfigDigest,
-	})
-	if err != nil {
+	if r.Key, err = s.admit(ctx, in, r); err != nil {
+		return ca.Certificate{}, c.snapshot.Refuse(ctx, r, refusalOf(err))
+	}
+	if cert, err = c.snapshot.Issue(ctx, r); err != nil {
 		return ca.Certificate{}, fmt.Errorf("issuing: %w", err)
 	}
 	return cert, nil
+}
+
+// admit is what a verified identity has to get past before it is worth a look
+// at policy: its own limit and the proof that it holds the key.
+func (s *Server) admit(ctx context.Context, in input, r ca.Request) (ca.ProvenKey, error) {
+	id := r.Identity
+	if wait, ok := s.identities.take([2]string{id.IssuerName, id.Subject}, r.Time); !ok {
+		return ca.ProvenKey{}, &ca.Refusal{Kind: ca.KindExhausted, Reason: ca.ReasonRateLimited, RetryAfter: wait, Err: errPerIdentity}
+	}
+	key, err := prove(in, id)
+	if err != nil {
+		return ca.ProvenKey{}, fmt.Errorf("proving key: %w", err)
+	}
+	// Whatever signs and logs should not begin what nobody waits for.
+	if err := ctx.Err(); err != nil {
+		return ca.ProvenKey{}, fmt.Errorf("before issuing: %w", err)
+	}
+	return key, nil
 }
 
 // token returns the one token of the request. It may be said twice, but not in

@@ -121,7 +121,7 @@ func (s *Server) httpServer(cfg ListenConfig) (*http.Server, error) {
 	srv := &http.Server{
 		Handler:           s.Handler(),
 		Protocols:         protocols,
-		ReadHeaderTimeout: headerTimeout, // bounds the TLS handshake too
+		ReadHeaderTimeout: min(headerTimeout, s.cfg.Deadline), // bounds the TLS handshake too
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    s.cfg.Limits.TokenBytes + headerSlack,
 		HTTP2: &http.HTTP2Config{

@@ -27,6 +27,9 @@ type Snapshot struct {
 	Verify func(ctx context.Context, token string) (ca.Identity, error)
 	// Issue makes the certificate.
 	Issue func(ctx context.Context, r ca.Request) (ca.Certificate, error)
+	// Refuse records that a verified identity was refused before Issue was
+	// called, and returns the refusal.
+	Refuse func(ctx context.Context, r ca.Request, why error) *ca.Refusal
 	// Chains returns the published chains as PEM, issuing certificate first and
 	// root last. The first chain is the one that signs now.
 	Chains func() [][]string
@@ -108,8 +111,9 @@ type Config struct {
 	Logger *slog.Logger
 	// Registerer takes the metrics; nil means none.
 	Registerer prometheus.Registerer
-	// CountRefusal is told the reason of every refused issuance that did not
-	// reach Issue, which journals its own. It may be nil and must not block.
+	// CountRefusal is told the reason of every issuance that was refused before
+	// its identity was verified; Refuse and Issue record the others. It may be
+	// nil and must not block.
 	CountRefusal func(ca.Reason)
 	// Mounts are further handlers.
 	Mounts []Mount
