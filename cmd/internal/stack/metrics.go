@@ -1,0 +1,47 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// startMetrics serves metrics on their own address, so that nothing about the
+// inside shows where clients are. Without an address it does nothing.
+func (s *Stack) startMetrics(ctx context.Context) (io.Closer, error) {
+	if s.file.Metrics == "" {
+		return io.NopCloser(nil), nil
+	}
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", s.file.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("listening for metrics: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	srv := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
+		WriteTimeout: 15 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			s.logger.Error("metrics stopped", "err", err)
+		}
+	}()
+	return closerFunc(func() error {
+		err := srv.Close()
+		<-done
+		return err
+	}), nil
+}
+
+type closerFunc func() error
+
+func (f closerFunc) Close() error { return f() }

@@ -1,0 +1,253 @@
+package stack
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/hsm"
+	"github.com/mayfly-ca/mayfly/internal/policy"
+	"github.com/mayfly-ca/mayfly/internal/server"
+	"github.com/mayfly-ca/mayfly/internal/trust"
+	"github.com/mayfly-ca/mayfly/oidc"
+)
+
+// plan is a configuration turned into values, with nothing opened that others
+// could be using: no journal, no log, no socket.
+type plan struct {
+	file     *config.File
+	problems config.Problems
+
+	chains   []*ca.Chain
+	keys     []hsm.Key
+	profiles []ca.Profile
+	policy   *policy.Policy
+	issuers  []oidc.Issuer
+	public   []server.Issuer
+	// remotes and remoteKeys (in DER) are by the log's name.
+	remotes    map[string]ctlog.RemoteConfig
+	remoteKeys map[string][]byte
+	tsas       []trust.TSA
+}
+
+// newPlan reads every file that the configuration names and collects every
+// problem. The caller closes the plan.
+func newPlan(f *config.File, now time.Time, demo bool) *plan {
+	p := &plan{file: f, remotes: map[string]ctlog.RemoteConfig{}, remoteKeys: map[string][]byte{}}
+	p.planTLS()
+	p.planIssuers()
+	p.planChains(now, demo)
+	p.planLogs()
+	p.planTimestamps()
+	for _, c := range f.Profiles {
+		profile := ca.Profile{Name: c.Name, Lifetime: c.Lifetime, Backdate: c.Backdate}
+		for _, k := range c.Keys {
+			profile.Keys = append(profile.Keys, ca.KeyKind(k))
+		}
+		p.profiles = append(p.profiles, profile)
+	}
+	if isDemoState(f.State) != demo {
+		p.bad("state", "%s", demoStateAdvice(f.State, demo))
+	}
+	return p
+}
+
+// sorted returns the problems in the order of the file.
+func (p *plan) sorted() config.Problems {
+	slices.SortStableFunc(p.problems, func(a, b config.Problem) int { return a.Line - b.Line })
+	return p.problems
+}
+
+func (p *plan) bad(path, format string, args ...any) {
+	p.problems = append(p.problems, p.file.Problem(path, format, args...))
+}
+
+// close forgets the keys of a plan that is not going to run.
+func (p *plan) close() {
+	for _, k := range p.keys {
+		_ = k.Close() // a file key only forgets
+	}
+}
+
+func (p *plan) planTLS() {
+	t := p.file.Listen.TLS
+	if t.Certificate == "" {
+		return
+	}
+	if _, err := tls.LoadX509KeyPair(t.Certificate, t.Key); err != nil {
+		p.bad("listen.tls", "%v", err)
+	}
+}
+
+func (p *plan) planIssuers() {
+	var rules []policy.Issuer
+	for i, c := range p.file.Issuers {
+		path := fmt.Sprintf("issuers[%d]", i)
+		p.issuers = append(p.issuers, oidc.Issuer{
+			Name: c.Name, URL: c.URL, Audiences: c.Audiences, ExtraAudiences: c.ExtraAudiences,
+			AuthorizedParties: c.AuthorizedParties, Algorithms: c.Algorithms, ClockSkew: c.ClockSkew,
+			MaxTokenAge: c.MaxTokenAge, MaxTokenLifetime: c.MaxTokenLifetime, Refresh: c.Refresh, MaxStale: c.MaxStale,
+			RootCAs: p.roots(path+".ca_file", c.CAFile), AllowInsecureHTTP: c.InsecureHTTP, JWKSHosts: c.JWKSHosts,
+			EmailVerifiedString: c.EmailVerifiedString,
+		})
+		rules = append(rules, policy.Issuer{
+			Name: c.Name, SAN: ca.SANKind(c.SAN), EmailDomains: c.MayIssue.EmailDomains, URIPrefixes: c.MayIssue.URIPrefixes,
+		})
+		for _, audience := range c.Audiences {
+			p.public = append(p.public, publicIssuer(c, audience))
+		}
+	}
+	if _, err := oidc.New(oidc.Config{Issuers: p.issuers, MaxTokenBytes: int(p.file.Limits.TokenSize)}); err != nil {
+		p.bad("issuers", "%v", err)
+	}
+	var err error
+	if p.policy, err = policy.New(rules); err != nil {
+		p.bad("issuers", "%v", err)
+	}
+}
+
+// publicIssuer is what GetConfiguration tells about an issuer. The challenge
+// claim is what stock clients sign: the email if the token has one, else sub.
+func publicIssuer(c config.Issuer, audience string) server.Issuer {
+	claim := "sub"
+	if c.SAN == config.SANEmail {
+		claim = "email"
+	}
+	return server.Issuer{URL: c.URL, Audience: audience, Type: c.SAN, ChallengeClaim: claim}
+}
+
+// roots reads a file of root certificates; an empty name means the system's.
+func (p *plan) roots(path, file string) *x509.CertPool {
+	if file == "" {
+		return nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		p.bad(path, "%v", err)
+		return nil
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(data) {
+		p.bad(path, "%s holds no PEM certificate; put the provider's root CA there", file)
+	}
+	return pool
+}
+
+func (p *plan) planChains(now time.Time, demo bool) {
+	for i, c := range p.file.Chains {
+		path := fmt.Sprintf("chains[%d]", i)
+		certs := p.certificates(path+".certificates", c.Certificates)
+		var signer ca.Signer
+		if c.Key.File != "" {
+			key, err := hsm.LoadFile(hsm.FileConfig{Path: c.Key.File, PassphraseFile: c.Key.PassphraseFile})
+			if err != nil {
+				p.bad(path+".key", "%v", err)
+				continue
+			}
+			p.keys = append(p.keys, key)
+			signer = key
+		}
+		if certs == nil {
+			continue
+		}
+		chain, err := ca.NewChain(ca.ChainConfig{
+			Name: c.Name, Authority: c.Authority, Certificates: certs, Signer: signer,
+			PublishFrom: c.PublishFrom, Activate: c.Activate, Retire: c.Retire,
+		}, now)
+		if err != nil {
+			p.bad(path+".certificates", "%v", err)
+			continue
+		}
+		if chain.Demo() && !demo {
+			p.bad(path+".certificates", "this chain was made by mayfly-dev for demonstration; use one of your organization's PKI")
+		}
+		p.chains = append(p.chains, chain)
+	}
+}
+
+func (p *plan) certificates(path, file string) []*x509.Certificate {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		p.bad(path, "%v", err)
+		return nil
+	}
+	certs, err := ca.ParseChain(data)
+	if err != nil {
+		p.bad(path, "%s: %v", file, err)
+	}
+	return certs
+}
+
+func (p *plan) planLogs() {
+	for i, c := range p.file.Logs.List {
+		path := fmt.Sprintf("logs[%d]", i)
+		if c.Embedded != nil {
+			if dir := LogDir(p.file.State, c.Name); !exists(dir) {
+				p.bad(path+".embedded", "there is no log in %s; make it once with: mayfly log init --config %s", dir, p.file.Path)
+			}
+			continue
+		}
+		key, err := os.ReadFile(c.Remote.PublicKey)
+		if err != nil {
+			p.bad(path+".remote.public_key", "%v", err)
+			continue
+		}
+		r := ctlog.RemoteConfig{Name: c.Name, URL: c.Remote.URL, PublicKey: key, RootCAs: p.roots(path+".remote.ca_file", c.Remote.CAFile)}
+		remote, err := ctlog.NewRemote(r)
+		if err != nil {
+			p.bad(path+".remote", "%v", err)
+			continue
+		}
+		p.remotes[c.Name], p.remoteKeys[c.Name] = r, remote.PublicKey()
+	}
+}
+
+func (p *plan) planTimestamps() {
+	for i, c := range p.file.TimestampAuthorities {
+		if certs := p.certificates(fmt.Sprintf("timestamp_authorities[%d].certificates", i), c.Certificates); certs != nil {
+			p.tsas = append(p.tsas, trust.TSA{URL: c.URL, Certificates: certs})
+		}
+	}
+}
+
+// LogDir is the directory of the embedded log of that name.
+func LogDir(state, name string) string { return filepath.Join(state, "log", name) }
+
+// auditDir is the directory of the journal.
+func auditDir(state string) string { return filepath.Join(state, "audit") }
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// Check makes every check that needs no network and opens nothing that a
+// running service holds. It returns all problems, nil when there are none.
+func Check(f *config.File, now time.Time) config.Problems {
+	p := newPlan(f, now, false)
+	defer p.close()
+	if len(p.problems) > 0 {
+		return p.sorted()
+	}
+	// What remains can only fail by a combination; the files are all good.
+	if err := trustProblem(p); err != nil {
+		p.bad("", "%v", err)
+	}
+	return p.problems
+}
+
+// logger discards when none is given.
+func logger(l *slog.Logger) *slog.Logger {
+	if l == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return l
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/cmd/internal/stack"
+	"github.com/mayfly-ca/mayfly/config"
+)
+
+func configCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Work with the configuration",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(configCheckCommand())
+	return cmd
+}
+
+func configCheckCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check FILE",
+		Short: "Check a configuration without the network",
+		Long: `Make every check that serve makes at its start and that needs no network:
+names and types, files, chains (path, key, usage, validity), server certificate,
+issuers, names that two issuers could both vouch for, log keys, the log in the
+box. Every problem is printed with its line and key path.
+
+It opens nothing that a running service holds. Exit code 0 means that there is
+no problem, 2 that there are some, 1 that the file could not be read.`,
+		Example: `  mayfly config check mayfly.yaml
+  mayfly config check /etc/mayfly/mayfly.yaml && systemctl restart mayfly`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := config.Load(args[0], cmd.Flags())
+			if err != nil {
+				return err
+			}
+			if problems := stack.Check(f, time.Now()); len(problems) > 0 {
+				return problems
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: no problems (%s, %s, %s)\n", f.Path,
+				count(len(f.Issuers), "issuer"), count(len(f.Chains), "chain"), logsText(f.Logs))
+			return err
+		},
+	}
+	config.AddFlags(cmd.Flags())
+	return cmd
+}
+
+func logsText(l config.Logs) string {
+	if l.Disabled {
+		return "logs disabled"
+	}
+	return count(len(l.List), "log")
+}

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker for releases.
+var version = "devel"
+
+func root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "mayfly",
+		Short: "A private keyless certificate authority",
+		Long: `Mayfly verifies OIDC tokens of your identity providers and issues ten-minute
+code-signing certificates, each logged in a certificate transparency log and
+chained to your organization's PKI. It speaks the API of Sigstore's Fulcio, so
+cosign, gitsign and the other Sigstore clients work with it unmodified.
+
+To try it without any set-up, run mayfly-dev instead.`,
+		Example: `  mayfly config check mayfly.yaml     # every problem, with line and key
+  mayfly log init --config mayfly.yaml  # once: the key of the log in the box
+  mayfly serve --config mayfly.yaml
+  mayfly audit verify /var/lib/mayfly/audit`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       versionText(),
+	}
+	cmd.AddCommand(serveCommand(), configCommand(), logCommand(), auditCommand(), versionCommand())
+	return cmd
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "mayfly", versionText())
+			return err
+		},
+	}
+}
+
+func versionText() string {
+	revision := "unknown revision"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				revision = s.Value
+			}
+		}
+	}
+	return fmt.Sprintf("%s (%s, %s, %s/%s)", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
