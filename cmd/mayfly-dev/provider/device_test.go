@@ -3,6 +3,7 @@ package provider
 import (
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -32,7 +33,7 @@ func startDevice(t testing.TB, p *Provider) (deviceCode, userCode, page string) 
 
 func poll(t testing.TB, p *Provider, deviceCode string) answer {
 	t.Helper()
-	return testBrowser(t).mustPost(t, p.issuer+tokenPath, url.Values{
+	return testBrowser(t).mustPost(t, p.issuer+exchangePath, url.Values{
 		"grant_type": {"urn:ietf:params:oauth:grant-type:device_code"}, "client_id": {ClientID}, "device_code": {deviceCode},
 	})
 }
@@ -106,9 +107,35 @@ func TestDevicePageRefusesUnknownSpentAndExpiredCodes(t *testing.T) {
 		t.Fatalf("approval: status %d, want 200", a.status)
 	}
 	try("spent", page)
-	_, _, page = startDevice(t, p)
+	deviceCode, _, page := startDevice(t, p)
 	c.advance(pendingLifetime)
 	try("expired", page)
+	if got := oauthError(t, poll(t, p, deviceCode)); got != "access_denied" {
+		t.Errorf("poll with an expired code: error %q, want access_denied", got)
+	}
+}
+
+func TestPendingDeviceCodesAreBounded(t *testing.T) {
+	c := &clock{now: time.Now()}
+	p := serve(t, c.Now)
+	ask := func() int {
+		form := url.Values{"client_id": {ClientID}, "scope": {"openid"}}
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, p.issuer+deviceAuthz, strings.NewReader(form.Encode()))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		w := httptest.NewRecorder()
+		p.Handler().ServeHTTP(w, r)
+		return w.Code
+	}
+	for range maxPending {
+		ask()
+	}
+	if got := ask(); got < 400 {
+		t.Errorf("device code %d: status %d, want a refusal", maxPending+1, got)
+	}
+	c.advance(pendingLifetime)
+	if got := ask(); got != http.StatusOK {
+		t.Errorf("device code after the others expired: status %d, want 200", got)
+	}
 }
 
 func TestDeviceCodeOfAnotherClientIsRefused(t *testing.T) {

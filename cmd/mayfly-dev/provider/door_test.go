@@ -2,6 +2,7 @@ package provider
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -111,7 +112,7 @@ func TestTokenEndpointRefusesOtherGrants(t *testing.T) {
 		"", "password", "refresh_token", "client_credentials", "urn:ietf:params:oauth:grant-type:jwt-bearer",
 		"urn:ietf:params:oauth:grant-type:token-exchange",
 	} {
-		resp := send(t, http.MethodPost, p.issuer+tokenPath, url.Values{
+		resp := send(t, http.MethodPost, p.issuer+exchangePath, url.Values{
 			"grant_type": {grant}, "client_id": {ClientID}, "assertion": {"e30.e30.x"}, "refresh_token": {"x"},
 			"username": {alice}, "password": {demoPassword},
 		})
@@ -123,7 +124,7 @@ func TestTokenEndpointRefusesOtherGrants(t *testing.T) {
 
 func TestUndecodableBasicCredentialsAreRefused(t *testing.T) {
 	p := serve(t, nil)
-	for _, path := range []string{tokenPath, deviceAuthz} {
+	for _, path := range []string{exchangePath, deviceAuthz} {
 		resp := send(t, http.MethodPost, p.issuer+path, url.Values{"grant_type": {"authorization_code"}},
 			"Authorization", "Basic JXp6OiV6eg==") // %zz:%zz
 		if resp.StatusCode != http.StatusUnauthorized {
@@ -135,7 +136,7 @@ func TestUndecodableBasicCredentialsAreRefused(t *testing.T) {
 func TestEveryAnswerCarriesSecurityHeaders(t *testing.T) {
 	p, b := serve(t, nil), testBrowser(t)
 	login := b.mustGet(t, p.issuer+authorizePath+"?"+authorizeQuery("redirect_uri", "http://localhost:4711/auth/callback"))
-	for _, target := range []string{login.url.String(), p.issuer + devicePath, p.issuer + "/nothing", p.issuer + tokenPath} {
+	for _, target := range []string{login.url.String(), p.issuer + devicePath, p.issuer + "/nothing", p.issuer + exchangePath, p.issuer + keysPath} {
 		h := send(t, http.MethodGet, target, nil, "Origin", "http://evil.example").Header
 		for key, want := range map[string]string{
 			"Content-Security-Policy": "default-src 'none'",
@@ -181,37 +182,44 @@ func TestDoorRefusesForeignHostsAndLongQueries(t *testing.T) {
 	if resp := send(t, http.MethodGet, long, nil); resp.StatusCode != http.StatusRequestURITooLong {
 		t.Errorf("query of %d bytes: status %d, want 414", len(long), resp.StatusCode)
 	}
-	resp := send(t, http.MethodPost, p.issuer+tokenPath, url.Values{"grant_type": {strings.Repeat("x", maxBody)}})
-	if resp.StatusCode != http.StatusBadRequest {
-		t.Errorf("body above %d bytes: status %d, want 400", maxBody, resp.StatusCode)
+	padded := redeemForm(obtainCode(t, p), testVerifier)
+	padded.Set("zzz", strings.Repeat("x", maxBody)) // encoded last
+	if resp := send(t, http.MethodPost, p.issuer+exchangePath, padded); resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("good redemption in a body above %d bytes: status %d, want 400", maxBody, resp.StatusCode)
 	}
 }
 
 func TestFormsTakePostsFromOwnPagesOnly(t *testing.T) {
 	p, b := serve(t, nil), testBrowser(t)
-	f := openLogin(t, p, b, alice, demoPassword)
+	login := openLogin(t, p, b, alice, demoPassword)
+	_, _, page := startDevice(t, p)
+	device, err := parseForm(b.mustGet(t, page), "sign-in")
+	if err != nil {
+		t.Fatal(err)
+	}
+	device.fields.Set("email", alice)
+	device.fields.Set("password", demoPassword)
 	cookie := cookieOf(b, p)
-	noToken, otherToken := url.Values{}, url.Values{}
-	for k, v := range f.fields {
-		noToken[k], otherToken[k] = v, v
-	}
-	noToken.Del("token")
-	otherToken.Set("token", strings.Repeat("A", 43))
-	for name, resp := range map[string]*http.Response{
-		"other site":   send(t, http.MethodPost, f.action, f.fields, "Cookie", cookie, "Sec-Fetch-Site", "cross-site"),
-		"same site":    send(t, http.MethodPost, f.action, f.fields, "Cookie", cookie, "Sec-Fetch-Site", "same-site"),
-		"other origin": send(t, http.MethodPost, f.action, f.fields, "Cookie", cookie, "Origin", "http://evil.example"),
-		"no token":     send(t, http.MethodPost, f.action, noToken, "Cookie", cookie),
-		"other token":  send(t, http.MethodPost, f.action, otherToken, "Cookie", cookie),
-		"no cookie":    send(t, http.MethodPost, f.action, f.fields),
-	} {
-		if resp.StatusCode != http.StatusForbidden {
-			t.Errorf("login posted with %s: status %d, want 403", name, resp.StatusCode)
+	for _, f := range []form{login, device} {
+		noToken, otherToken := maps.Clone(f.fields), maps.Clone(f.fields)
+		noToken.Del("token")
+		otherToken.Set("token", strings.Repeat("A", 43))
+		for name, resp := range map[string]*http.Response{
+			"other site":   send(t, http.MethodPost, f.action, f.fields, "Cookie", cookie, "Sec-Fetch-Site", "cross-site"),
+			"same site":    send(t, http.MethodPost, f.action, f.fields, "Cookie", cookie, "Sec-Fetch-Site", "same-site"),
+			"other origin": send(t, http.MethodPost, f.action, f.fields, "Cookie", cookie, "Origin", "http://evil.example"),
+			"no token":     send(t, http.MethodPost, f.action, noToken, "Cookie", cookie),
+			"other token":  send(t, http.MethodPost, f.action, otherToken, "Cookie", cookie),
+			"no cookie":    send(t, http.MethodPost, f.action, f.fields),
+		} {
+			if resp.StatusCode != http.StatusForbidden {
+				t.Errorf("%s posted with %s: status %d, want 403", f.action, name, resp.StatusCode)
+			}
 		}
-	}
-	own := send(t, http.MethodPost, f.action, f.fields, "Cookie", cookie, "Sec-Fetch-Site", "same-origin", "Origin", p.issuer)
-	if own.StatusCode != http.StatusSeeOther {
-		t.Errorf("login posted from the page itself: status %d, want 303", own.StatusCode)
+		own := send(t, http.MethodPost, f.action, f.fields, "Cookie", cookie, "Sec-Fetch-Site", "same-origin", "Origin", p.issuer)
+		if own.StatusCode >= 400 {
+			t.Errorf("%s posted from the page itself: status %d, want success", f.action, own.StatusCode)
+		}
 	}
 }
 

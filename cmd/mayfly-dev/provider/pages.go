@@ -169,10 +169,9 @@ func ensureBrowser(w http.ResponseWriter, r *http.Request) string {
 		return b
 	}
 	b := rand.Text()
-	http.SetCookie(w, &http.Cookie{
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // G124: not Secure, as the provider speaks plain HTTP, on loopback
 		Name: browserCookie, Value: b, Path: "/",
 		HttpOnly: true, SameSite: http.SameSiteLaxMode,
-		// Not Secure: the provider speaks plain HTTP, on loopback.
 	})
 	return b
 }

@@ -47,7 +47,7 @@ const (
 	discoveryPath = oidc.DiscoveryEndpoint
 	authorizePath = "/authorize"
 	callbackPath  = "/authorize/callback"
-	tokenPath     = "/oauth/token"
+	exchangePath  = "/oauth/token"
 	keysPath      = "/keys"
 	deviceAuthz   = "/device_authorization"
 	loginPath     = "/login"
@@ -144,8 +144,8 @@ func (p *Provider) routes() http.Handler {
 	mux.Handle("GET "+authorizePath, p.op)
 	mux.Handle("POST "+authorizePath, p.op)
 	mux.Handle("GET "+callbackPath, p.sameBrowser(p.op))
-	mux.Handle("POST "+tokenPath, decodableBasic(p.op))
-	mux.Handle("POST "+deviceAuthz, decodableBasic(p.op))
+	mux.Handle("POST "+exchangePath, decodableBasic(p.op))
+	mux.Handle("POST "+deviceAuthz, p.op)
 
 	// Forms take posts from our own pages alone; the hidden token in them is
 	// the second lock, for browsers that send neither Sec-Fetch-Site nor Origin.
@@ -199,8 +199,8 @@ func (p *Provider) sameBrowser(next http.Handler) http.Handler {
 }
 
 // decodableBasic refuses Basic credentials that are not form-encoded as RFC 6749,
-// Section 2.3.1 wants them: the library answers those and then carries on with a
-// nil request, which panics.
+// Section 2.3.1 wants them: the library's code exchange answers those and then
+// carries on with a nil request, which panics.
 func decodableBasic(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if id, secret, ok := r.BasicAuth(); ok {

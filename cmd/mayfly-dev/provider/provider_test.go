@@ -272,12 +272,12 @@ func TestCodeNeedsItsVerifier(t *testing.T) {
 	p, b := serve(t, nil), testBrowser(t)
 	for _, verifier := range []string{"", "another-verifier-of-at-least-forty-three-characters", challengeOf(testVerifier)} {
 		code := obtainCode(t, p)
-		a := b.mustPost(t, p.issuer+tokenPath, redeemForm(code, verifier))
+		a := b.mustPost(t, p.issuer+exchangePath, redeemForm(code, verifier))
 		if a.status != http.StatusBadRequest || strings.Contains(string(a.body), "id_token") {
 			t.Errorf("verifier %q: status %d, want 400\n%s", verifier, a.status, a.body)
 		}
 		// A guess costs the code.
-		a = b.mustPost(t, p.issuer+tokenPath, redeemForm(code, testVerifier))
+		a = b.mustPost(t, p.issuer+exchangePath, redeemForm(code, testVerifier))
 		if got := oauthError(t, a); a.status != http.StatusBadRequest || got != "invalid_grant" {
 			t.Errorf("right verifier after %q: status %d, error %q, want 400 invalid_grant", verifier, a.status, got)
 		}
@@ -287,10 +287,10 @@ func TestCodeNeedsItsVerifier(t *testing.T) {
 func TestCodeWorksOnce(t *testing.T) {
 	p, b := serve(t, nil), testBrowser(t)
 	code := obtainCode(t, p)
-	if a := b.mustPost(t, p.issuer+tokenPath, redeemForm(code, testVerifier)); a.status != http.StatusOK {
+	if a := b.mustPost(t, p.issuer+exchangePath, redeemForm(code, testVerifier)); a.status != http.StatusOK {
 		t.Fatalf("first redemption: status %d\n%s", a.status, a.body)
 	}
-	a := b.mustPost(t, p.issuer+tokenPath, redeemForm(code, testVerifier))
+	a := b.mustPost(t, p.issuer+exchangePath, redeemForm(code, testVerifier))
 	if got := oauthError(t, a); got != "invalid_grant" {
 		t.Errorf("second redemption: status %d, error %q, want invalid_grant", a.status, got)
 	}
@@ -303,7 +303,7 @@ func TestCodeIsBoundToClientAndRedirect(t *testing.T) {
 	} {
 		f := redeemForm(obtainCode(t, p), testVerifier)
 		f.Set(key, value)
-		if a := b.mustPost(t, p.issuer+tokenPath, f); a.status == http.StatusOK {
+		if a := b.mustPost(t, p.issuer+exchangePath, f); a.status == http.StatusOK {
 			t.Errorf("redeeming with %s=%s: status 200, want a refusal\n%s", key, value, a.body)
 		}
 	}
@@ -416,7 +416,7 @@ func TestPendingSignInsExpire(t *testing.T) {
 	}
 	code := obtainCode(t, p)
 	c.advance(codeLifetime)
-	if a := b.mustPost(t, p.issuer+tokenPath, redeemForm(code, testVerifier)); a.status != http.StatusBadRequest {
+	if a := b.mustPost(t, p.issuer+exchangePath, redeemForm(code, testVerifier)); a.status != http.StatusBadRequest {
 		t.Errorf("code redeemed after %s: status %d, want 400", codeLifetime, a.status)
 	}
 }
