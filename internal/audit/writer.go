@@ -162,9 +162,11 @@ func (w *writer) commit(group []*entry, force bool) {
 		w.answer(group, err)
 		return
 	}
-	if err := w.rotate(); err != nil {
-		w.answer(group, w.poison(err))
-		return
+	if len(group) > 0 {
+		if err := w.rotate(); err != nil {
+			w.answer(group, w.poison(err))
+			return
+		}
 	}
 	w.lookAtSpace()
 	group = w.seal(group)
