@@ -19,7 +19,7 @@ import (
 const (
 	defaultClockSkew        = 30 * time.Second
 	maxClockSkew            = 2 * time.Minute
-	defaultMaxTokenAge      = 24 * time.Hour
+	defaultMaxTokenAge      = time.Hour
 	defaultMaxTokenLifetime = 24 * time.Hour
 	defaultRefresh          = 10 * time.Minute
 	minRefresh              = 10 * time.Second
@@ -30,9 +30,9 @@ const (
 	minTokenBytes           = 40
 )
 
-// defaultAlgorithms are the strongest sensible choice of each family. What an
-// identity provider advertises never widens the list.
-var defaultAlgorithms = []string{"RS256", "PS256", "ES256", "EdDSA"}
+// defaultAlgorithms: OpenID Connect Core, Section 15.1, requires every provider
+// to support RS256. What a provider advertises never widens the list.
+var defaultAlgorithms = []string{"RS256"}
 
 // Issuer is one identity provider whose tokens are accepted. Its slices are not
 // to be changed after New.
@@ -51,15 +51,15 @@ type Issuer struct {
 	// AuthorizedParties are the clients (azp) whose tokens are accepted; empty
 	// means the same as Audiences.
 	AuthorizedParties []string
-	// Algorithms are the signature algorithms accepted; empty means RS256,
-	// PS256, ES256 and EdDSA. Only RS, PS and ES with 256, 384, 512 and EdDSA
-	// exist here: symmetric algorithms and "none" cannot be configured.
+	// Algorithms are the signature algorithms accepted; empty means RS256. Only
+	// RS, PS and ES with 256, 384, 512 and EdDSA exist here: symmetric
+	// algorithms and "none" cannot be configured.
 	Algorithms []string
 	// ClockSkew is how far our clock and the issuer's may differ. Default 30s,
 	// at most 2m.
 	ClockSkew time.Duration
-	// MaxTokenAge is how long after iat a token is accepted. Default 24h, which
-	// covers a CI job that gets its token at the start and signs at the end;
+	// MaxTokenAge is how long after iat a token is accepted. Default 1h, which
+	// covers most CI jobs that get their token at the start and sign at the end;
 	// where only people sign, minutes are better.
 	MaxTokenAge time.Duration
 	// MaxTokenLifetime is how long after iat a token's exp may lie. Default 24h;

@@ -88,7 +88,7 @@ func TestNewAccepts(t *testing.T) {
 		t.Fatalf("New: %v", err)
 	}
 	if got := v.issuers[0].Issuer; got.ClockSkew != 30*time.Second || got.Refresh != 10*time.Minute ||
-		got.MaxStale != 24*time.Hour || got.MaxTokenAge != 24*time.Hour || got.MaxTokenLifetime != 24*time.Hour {
+		got.MaxStale != 24*time.Hour || got.MaxTokenAge != time.Hour || got.MaxTokenLifetime != 24*time.Hour {
 		t.Errorf("defaults are %+v", got)
 	}
 	if cfg.Issuers[0].ClockSkew != 0 {

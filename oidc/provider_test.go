@@ -158,7 +158,10 @@ func (p *provider) roots() *x509.CertPool {
 
 // issuer is the configuration entry of p.
 func (p *provider) issuer() Issuer {
-	return Issuer{Name: "test", URL: p.srv.URL, Audiences: []string{"mayfly"}, RootCAs: p.roots()}
+	return Issuer{
+		Name: "test", URL: p.srv.URL, Audiences: []string{"mayfly"}, RootCAs: p.roots(),
+		Algorithms: []string{"RS256", "PS256", "ES256", "EdDSA"},
+	}
 }
 
 // noon is the time of all tests that do not say otherwise.

@@ -250,8 +250,8 @@ func TestWithdrawnKeysAreDroppedAtOnce(t *testing.T) {
 			t.Errorf("key is back: %v", err)
 		}
 	})
-	print := must(parseKeySet(standardKeys())).byID["rsa"][0].thumbprint
-	if !strings.Contains(log.String(), `"removed":["`) || !strings.Contains(log.String(), print) {
+	thumbprint := must(parseKeySet(standardKeys())).byID["rsa"][0].thumbprint
+	if !strings.Contains(log.String(), `"removed":["`) || !strings.Contains(log.String(), thumbprint) {
 		t.Errorf("the log does not tell which keys went:\n%s", log.String())
 	}
 }

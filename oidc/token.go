@@ -28,7 +28,6 @@ var canonical = base64.RawURLEncoding.Strict()
 type token struct {
 	raw             string
 	header, payload []byte // decoded
-	signed          bool   // the signature part is not empty
 
 	alg, keyID string
 	hasKeyID   bool
@@ -70,7 +69,7 @@ func parseToken(raw string, limit int) (*token, *ca.Refusal) {
 	}
 	head, rest, _ := strings.Cut(raw, ".")
 	body, sig, _ := strings.Cut(rest, ".")
-	t := &token{raw: raw, signed: sig != ""}
+	t := &token{raw: raw}
 	var err error
 	if t.header, err = canonical.DecodeString(head); err != nil {
 		return nil, invalid(ca.ReasonTokenMalformed, "header is not canonical base64url")

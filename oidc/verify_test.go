@@ -67,7 +67,6 @@ func TestVerifyAcceptsOddTokens(t *testing.T) {
 	p := newProvider(t)
 	is := p.issuer()
 	is.ExtraAudiences, is.AuthorizedParties = []string{"account"}, []string{"mayfly", "cosign"}
-	is.Algorithms = []string{"RS256", "ES256", "PS256", "EdDSA"}
 	v, _ := newVerifier(t, Config{Issuers: []Issuer{is}})
 	unix := func(d time.Duration) int64 { return noon.Add(d).Unix() }
 	header, claims := goodHeader(), p.goodClaims()
@@ -186,6 +185,19 @@ func TestOneKeyIDForTwoKeys(t *testing.T) {
 			t.Errorf("%s key: %v", name, err)
 		}
 	}
+}
+
+func TestOnlyRS256ByDefault(t *testing.T) {
+	p := newProvider(t)
+	is := p.issuer()
+	is.Algorithms = nil
+	p.setDiscovery(p.discovery.with("id_token_signing_alg_values_supported", []string{"RS256", "ES256", "none"}))
+	v, _ := newVerifier(t, Config{Issuers: []Issuer{is}})
+	if _, err := v.Verify(t.Context(), rs256().token(t, goodHeader(), p.goodClaims())); err != nil {
+		t.Errorf("RS256: %v", err)
+	}
+	_, err := v.Verify(t.Context(), signer{"ES256", p256Key()}.token(t, goodHeader().with("kid", "ec").with("alg", "ES256"), p.goodClaims()))
+	wantRefusal(t, "ES256, which discovery offers", err, ca.KindInvalid, ca.ReasonAlgNotAllowed)
 }
 
 func TestVerifyHonoursContext(t *testing.T) {
