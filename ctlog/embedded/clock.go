@@ -14,9 +14,8 @@ const maxClockStep = time.Second
 // monotone is a clock that never runs backwards, across restarts too: Open
 // raises its floor to every time the log has signed before.
 //
-// RFC 6962, Section 3.5: "The timestamp [of an STH] MUST be at least as recent as
-// the most recent SCT timestamp in the tree. Each subsequent timestamp MUST be
-// more recent than the timestamp of the previous update."
+// RFC 6962, Section 3.5: "The timestamp MUST be at least as recent as the most
+// recent SCT timestamp in the tree."
 type monotone struct {
 	source func() time.Time
 

@@ -9,21 +9,13 @@ import (
 
 // Close refuses further submissions, finishes the batch in hand, answers those
 // still waiting that the log is closed, waits for a checkpoint over everything
-// acknowledged, and gives the directory free. It is bounded by ctx.
+// acknowledged, and gives the directory free. It is bounded by ctx, and may be
+// called again to wait longer.
 //
-// If it returns an error other than that last checkpoint's, a write may still be
-// outstanding, and the directory stays locked for the rest of the process: a
-// second writer is worse than none. Close may be called again.
+// As long as a write may still be outstanding (a disk that hangs), the directory
+// stays locked, for the rest of the process if need be: a second writer is worse
+// than none.
 func (l *Log) Close(ctx context.Context) error {
-	select {
-	case l.closeTurn <- struct{}{}:
-		defer func() { <-l.closeTurn }()
-	case <-ctx.Done():
-		return fmt.Errorf("ctlog/embedded: closing log %q: %w", l.config.Name, context.Cause(ctx))
-	}
-	if l.closed {
-		return nil
-	}
 	if err := l.close(ctx); err != nil {
 		return fmt.Errorf("ctlog/embedded: closing log %q: %w", l.config.Name, err)
 	}
@@ -45,27 +37,40 @@ func (l *Log) close(ctx context.Context) error {
 			return fmt.Errorf("waiting for the batch in hand: %w", context.Cause(ctx))
 		}
 	}
-	// A checkpoint that cannot be published now will be at the next start.
-	unpublished := l.engine.shutdown(ctx)
-	if err := l.settle(ctx); err != nil {
-		return errors.Join(unpublished, err)
+	l.finishOnce.Do(func() { go l.finish() })
+	select {
+	case <-l.finished:
+		return l.closeErr
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the last checkpoint: %w", context.Cause(ctx))
 	}
+}
+
+// finish runs once, in a goroutine of its own because a disk that hangs knows no
+// context.
+func (l *Log) finish() {
+	defer close(l.finished)
+	// A checkpoint that cannot be published now will be at the next start.
+	unpublished := l.engine.shutdown(context.Background())
+	settled := l.settle()
 	l.halt()
-	l.closed = true
 	l.metrics.unregister()
-	return errors.Join(unpublished, l.files.Close(), l.lock.Close())
+	if l.closeErr = errors.Join(unpublished, settled); settled != nil {
+		return
+	}
+	l.closeErr = errors.Join(l.closeErr, l.files.Close(), l.lock.Close())
 }
 
 // settle waits until the last checkpoint signed is the one on the disk. Tessera's
 // publisher cannot be waited for; but once it gets no more signatures, it can
 // write nothing else than the last one it got.
-func (l *Log) settle(ctx context.Context) error {
+func (l *Log) settle() error {
 	last, ok := l.publisher.close()
 	if !ok {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
-	defer cancel()
+	timeout := time.NewTimer(shutdownTimeout)
+	defer timeout.Stop()
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
 	for {
@@ -75,8 +80,9 @@ func (l *Log) settle(ctx context.Context) error {
 		}
 		select {
 		case <-ticker.C:
-		case <-ctx.Done():
-			return errors.Join(errors.New("a checkpoint may still be on its way to the disk"), context.Cause(ctx), err)
+		case <-timeout.C:
+			return errors.Join(errors.New("a checkpoint may still be on its way to the disk; "+
+				"the directory stays locked until the process ends"), err)
 		}
 	}
 }

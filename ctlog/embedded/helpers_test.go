@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,4 +71,42 @@ func submit(t testing.TB, l *Log, s ctlog.Submission) ctlog.SCT {
 		t.Fatalf("Submit: %v", err)
 	}
 	return sct
+}
+
+// testClock stands still until it is told to step.
+type testClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *testClock) read() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *testClock) step(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// eventually waits for what another goroutine is about to do and cannot announce.
+func eventually(t testing.TB, condition func() bool) {
+	t.Helper()
+	timeout := time.After(10 * time.Second)
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for !condition() {
+		select {
+		case <-ticker.C:
+		case <-timeout:
+			t.Fatal("the condition has not come true within 10 s")
+		}
+	}
+}
+
+type testEntry struct {
+	s   ctlog.Submission
+	sct ctlog.SCT
 }

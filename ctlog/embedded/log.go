@@ -135,8 +135,9 @@ type Log struct {
 	released    chan struct{} // closed when nobody need wait for the committer
 	releaseOnce sync.Once
 	stopped     chan struct{} // closed when fatal is set
-	closeTurn   chan struct{} // holds one token: Close in progress
-	closed      bool          // guarded by closeTurn
+	finishOnce  sync.Once
+	finished    chan struct{} // closed when the directory was given free, or cannot be
+	closeErr    error         // may be read when finished is closed
 
 	metrics *metrics
 }
@@ -169,7 +170,7 @@ func open(ctx context.Context, c Config) (_ *Log, err error) {
 		watched:   make(chan struct{}),
 		released:  make(chan struct{}),
 		stopped:   make(chan struct{}),
-		closeTurn: make(chan struct{}, 1),
+		finished:  make(chan struct{}),
 	}
 	// Looked at before the lock file is made: a wrong path must stay untouched.
 	if _, err := os.Stat(filepath.Join(c.Dir, instanceFile)); err != nil {

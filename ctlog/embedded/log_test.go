@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/internal/testca"
 )
 
@@ -20,11 +19,7 @@ func TestEveryEntryIsProvedFromTiles(t *testing.T) {
 
 	// Across the border of the first bundle and tile.
 	const n = 300
-	type logged struct {
-		s   ctlog.Submission
-		sct ctlog.SCT
-	}
-	all := make([]logged, n)
+	all := make([]testEntry, n)
 	var wg sync.WaitGroup
 	for i := range all {
 		s := ca.Precertificate(t)
@@ -33,7 +28,7 @@ func TestEveryEntryIsProvedFromTiles(t *testing.T) {
 			if err != nil {
 				t.Errorf("Submit: %v", err)
 			}
-			all[i] = logged{s, sct}
+			all[i] = testEntry{s, sct}
 		})
 	}
 	wg.Wait()

@@ -75,6 +75,12 @@ func (p *publisher) Sign(msg []byte) ([]byte, error) {
 	if next.time, err = p.clock.now(); err != nil {
 		return nil, fmt.Errorf("signing checkpoint: %w", err)
 	}
+	// RFC 6962, Section 3.5: "Each subsequent timestamp MUST be more recent than
+	// the timestamp of the previous update."
+	if !next.time.After(p.last.time) {
+		next.time = p.last.time.Add(time.Millisecond)
+		p.clock.raise(next.time)
+	}
 	signature, err := signTreeHead(p.key, next)
 	if err != nil {
 		return nil, fmt.Errorf("signing checkpoint: %w", err)
