@@ -175,7 +175,8 @@ func TestPanicsAreRecovered(t *testing.T) {
 }
 
 func TestDeadlineEndsRequests(t *testing.T) {
-	s := start(t, options{config: func(c *Config) { c.Deadline = 100 * time.Millisecond }})
+	t.Parallel()
+	s := start(t, options{config: func(c *Config) { c.Deadline = time.Second }})
 	if got := s.refusedREST(t, "/api/v2/signingCert", "block"); got.http != 503 || got.reason != "deadline_exceeded" || got.retryAfter == "" {
 		t.Errorf("REST: got %+v, want 503 and deadline_exceeded", got)
 	}
@@ -249,5 +250,42 @@ func TestEachRequestHasOneLogLine(t *testing.T) {
 	}
 	if err, _ := got["err"].(string); !strings.Contains(err, secret) {
 		t.Errorf("line of a log outage: err is %v, want the cause", got["err"])
+	}
+}
+
+func TestMetricsTellRoutesStatusesAndReasons(t *testing.T) {
+	s := start(t, options{})
+	s.post(t, "/api/v2/signingCert", "alice", s.body(t))
+	s.post(t, "/api/v2/signingCert", "verify:expired", s.body(t))
+	s.get(t, "/nothing")
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer alice")
+	large := s.request(t)
+	large.GetPublicKeyRequest().PublicKey.Content = strings.Repeat("A", maxBody)
+	if _, err := fulciov2.NewCAClient(s.dial(t)).CreateSigningCertificate(ctx, large); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("message over the limit: got %v, want ResourceExhausted", err)
+	}
+	if err := s.wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		route, outcome string
+		want           float64
+	}{
+		{"/api/v2/signingCert", "200", 1},
+		{"/api/v2/signingCert", "400", 1},
+		{"other", "404", 1},
+		{fulciov2.CA_CreateSigningCertificate_FullMethodName, "grpc-8", 1},
+	} {
+		if got := testutil.ToFloat64(s.metrics.requests.WithLabelValues(tc.route, tc.outcome)); got != tc.want {
+			t.Errorf("requests to %s with %s: got %v, want %v", tc.route, tc.outcome, got, tc.want)
+		}
+	}
+	for _, reason := range []ca.Reason{ca.ReasonExpired, ca.ReasonNotFound, ca.ReasonRequestTooLarge} {
+		if got := testutil.ToFloat64(s.metrics.refusals.WithLabelValues(string(reason))); got != 1 {
+			t.Errorf("refusals with %s: got %v, want 1", reason, got)
+		}
+	}
+	if problems, err := testutil.GatherAndLint(s.registry); err != nil || len(problems) != 0 {
+		t.Errorf("metrics: got %v and error %v, want no problems", problems, err)
 	}
 }

@@ -51,8 +51,8 @@ type keyedLimiter[K comparable] struct {
 	buckets *lru.Cache[K, *rate.Limiter]
 }
 
-func newKeyedLimiter[K comparable](r Rate) *keyedLimiter[K] {
-	buckets, err := lru.New[K, *rate.Limiter](maxKeys)
+func newKeyedLimiter[K comparable](r Rate, keys int) *keyedLimiter[K] {
+	buckets, err := lru.New[K, *rate.Limiter](keys)
 	if err != nil {
 		panic("server: the limiter's size is a positive constant: " + err.Error())
 	}

@@ -343,7 +343,8 @@ func TestSetServingShowsInHealth(t *testing.T) {
 // A client that sends its header or its body a byte at a time is cut off when
 // the whole request's time is up.
 func TestSlowClientsAreCutOff(t *testing.T) {
-	s := start(t, options{config: func(c *Config) { c.Deadline = 200 * time.Millisecond }})
+	t.Parallel()
+	s := start(t, options{config: func(c *Config) { c.Deadline = time.Second }})
 	for name, sent := range map[string]string{
 		"header": "POST /api/v2/signingCert HTTP/1.1\r\nHost: x\r\nX-",
 		"body":   "POST /api/v2/signingCert HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
@@ -371,7 +372,8 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 }
 
 func TestSlowGRPCMessageIsCutOff(t *testing.T) {
-	s := start(t, options{config: func(c *Config) { c.Deadline = 200 * time.Millisecond }})
+	t.Parallel()
+	s := start(t, options{config: func(c *Config) { c.Deadline = time.Second }})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	stream, err := s.dial(t).NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, fulciov2.CA_CreateSigningCertificate_FullMethodName)

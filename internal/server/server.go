@@ -177,8 +177,8 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg:        cfg,
-		addresses:  newKeyedLimiter[netip.Prefix](cfg.Limits.PerAddress),
-		identities: newKeyedLimiter[[2]string](cfg.Limits.PerIdentity),
+		addresses:  newKeyedLimiter[netip.Prefix](cfg.Limits.PerAddress, maxKeys),
+		identities: newKeyedLimiter[[2]string](cfg.Limits.PerIdentity, maxKeys),
 		inFlight:   make(chan struct{}, cfg.Limits.InFlight),
 		watches:    newWatches(),
 		serving:    true,
