@@ -176,7 +176,7 @@ func (is *issuer) succeeded(keys *keySet, asked time.Time, maxAge time.Duration)
 // jitter shortens d by up to a fifth, so that replicas started together do not
 // stay together.
 func jitter(d time.Duration) time.Duration {
-	return d - rand.N(d/5+1)
+	return d - rand.N(d/5+1) //nolint:gosec // G404: it spreads load and keeps no secret
 }
 
 // logChange tells operators about keys that came and went: a key that nobody

@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -198,6 +199,60 @@ func TestOnlyRS256ByDefault(t *testing.T) {
 	}
 	_, err := v.Verify(t.Context(), signer{"ES256", p256Key()}.token(t, goodHeader().with("kid", "ec").with("alg", "ES256"), p.goodClaims()))
 	wantRefusal(t, "ES256, which discovery offers", err, ca.KindInvalid, ca.ReasonAlgNotAllowed)
+}
+
+func TestTokenIsUsableUntilItSays(t *testing.T) {
+	p := newProvider(t)
+	v, c := newVerifier(t, Config{Issuers: []Issuer{p.issuer()}})
+	token := rs256().token(t, goodHeader(), p.goodClaims())
+	id, err := v.Verify(t.Context(), token)
+	if err != nil {
+		t.Fatalf("Verify: %v", err)
+	}
+	c.advance(id.Token.UsableUntil.Sub(c.now()) - 1)
+	if _, err := v.Verify(t.Context(), token); err != nil {
+		t.Errorf("a nanosecond before %v: %v", id.Token.UsableUntil, err)
+	}
+	c.advance(1)
+	_, err = v.Verify(t.Context(), token)
+	wantRefusal(t, "at UsableUntil", err, ca.KindInvalid, ca.ReasonExpired)
+}
+
+func TestVerifyWhileKeysRotate(t *testing.T) {
+	p := newProvider(t)
+	v, _ := newVerifier(t, Config{Issuers: []Issuer{p.issuer()}})
+	kept := signer{"ES256", p256Key()}.token(t, goodHeader().with("kid", "ec").with("alg", "ES256"), p.goodClaims())
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if _, err := v.Verify(t.Context(), kept); err != nil {
+					t.Errorf("key that every set has: %v", err)
+					return
+				}
+				v.Ready()
+			}
+		})
+	}
+	for i := range 20 {
+		keys := standardKeys()
+		if i%2 == 0 {
+			keys = jwkSet(publicJWK(p256Key().Public()).with("kid", "ec"))
+		}
+		p.setKeys(keys)
+		refreshAll(t, v)
+	}
+	close(done)
+	wg.Wait()
+	if got := v.issuers[0].keys.Load().generation; got != 21 {
+		t.Errorf("generation is %d after 21 fetches", got)
+	}
 }
 
 func TestVerifyHonoursContext(t *testing.T) {
