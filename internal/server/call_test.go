@@ -132,8 +132,8 @@ func TestPanicsAreRecovered(t *testing.T) {
 		c.Mounts = []Mount{
 			{Prefix: "/before", Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(secret) })},
 			{Prefix: "/within", Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-				w.Header().Set("Content-Length", "100")
 				_, _ = w.Write([]byte("half"))
+				w.(http.Flusher).Flush()
 				panic(secret)
 			})},
 			{Prefix: "/abort", Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })},
@@ -189,7 +189,7 @@ func TestDeadlineEndsRequests(t *testing.T) {
 // method ends. The call must not be logged, or counted as over, before that.
 func TestCallLastsAsLongAsItsMethod(t *testing.T) {
 	s := start(t, options{config: func(c *Config) { c.Deadline = time.Minute }})
-	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer hold", "x-request-id", "left"))
+	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer linger", "x-request-id", "left"))
 	done := make(chan error, 1)
 	conn, request := s.dial(t), s.request(t)
 	go func() {
@@ -200,6 +200,10 @@ func TestCallLastsAsLongAsItsMethod(t *testing.T) {
 	cancel()
 	if err := <-done; status.Code(err) != codes.Canceled {
 		t.Errorf("call given up: got %v, want Canceled", err)
+	}
+	<-s.left // the server has noticed
+	for range 5 {
+		s.get(t, "/healthz") // and has had time to do whatever it does then
 	}
 	if strings.Contains(s.log.String(), `"id":"left"`) {
 		t.Errorf("log: the call's line is there before its method has ended")

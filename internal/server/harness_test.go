@@ -143,7 +143,7 @@ func identityOf(token string, now time.Time) (ca.Identity, bool) {
 			id.Email = "bob@corp.example"
 		}
 		return id, true
-	case "block", "hold", "panic-in-issue":
+	case "block", "hold", "linger", "panic-in-issue":
 		id.Email, id.EmailVerified = "alice@corp.example", true
 		return id, true
 	}
@@ -152,8 +152,8 @@ func identityOf(token string, now time.Time) (ca.Identity, bool) {
 
 // fakeCA is a snapshot around a real authority. Tokens of the form
 // "verify:reason" and "issue:reason" are refused there, "panic-in-verify" and
-// "panic-in-issue" panic, "block" waits until its context ends, and "hold" until
-// gate says so. Both tell gate that they have begun.
+// "panic-in-issue" panic, "block" waits until its context ends, "hold" until gate
+// says so, and "linger" for both. They tell gate that they have begun.
 func fakeCA(t testing.TB, p pki, clock func() time.Time, logged bool, g *gate) *Snapshot {
 	t.Helper()
 	cfg := ca.Config{Chains: []*ca.Chain{p.chain}, Recorder: new(memRecorder), Clock: clock, WithoutLog: !logged,
@@ -201,6 +201,12 @@ func fakeCA(t testing.TB, p pki, clock func() time.Time, logged bool, g *gate) *
 			case "hold":
 				g.entered <- token
 				<-g.release
+			case "linger":
+				g.entered <- token
+				<-ctx.Done()
+				g.left <- token
+				<-g.release
+				return ca.Certificate{}, ctx.Err()
 			}
 			return authority.Issue(ctx, r)
 		},

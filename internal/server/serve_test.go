@@ -305,6 +305,38 @@ func TestHealthWatchEndsAtDrain(t *testing.T) {
 	}
 }
 
+// nullStream takes every message.
+type nullStream struct{ grpc.ServerStream }
+
+func (nullStream) SendMsg(any) error { return nil }
+
+// Whether the drain is noticed before or after NOT_SERVING is sent, the client
+// gets that word and the watch ends.
+func TestWatchEndsAfterItsLastWord(t *testing.T) {
+	reply := func(s healthpb.HealthCheckResponse_ServingStatus) *healthpb.HealthCheckResponse {
+		return &healthpb.HealthCheckResponse{Status: s}
+	}
+	for _, drainFirst := range []bool{true, false} {
+		ended := make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		w := &watchStream{ServerStream: nullStream{}, ctx: ctx, cancel: cancel, ended: ended}
+		steps := []func(){func() { close(ended); w.end() }, func() { _ = w.SendMsg(reply(healthpb.HealthCheckResponse_NOT_SERVING)) }}
+		if !drainFirst {
+			steps[0], steps[1] = steps[1], steps[0]
+		}
+		_ = w.SendMsg(reply(healthpb.HealthCheckResponse_SERVING))
+		steps[0]()
+		if w.Context().Err() != nil {
+			t.Errorf("drain first %v: the watch ended half-way, want its last word and its end", drainFirst)
+		}
+		steps[1]()
+		if w.Context().Err() == nil {
+			t.Errorf("drain first %v: the watch goes on, want its end", drainFirst)
+		}
+		cancel()
+	}
+}
+
 func TestHealthWatchesAreBounded(t *testing.T) {
 	s := start(t, options{})
 	for range maxWatches {
