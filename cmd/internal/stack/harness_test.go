@@ -220,6 +220,13 @@ func (s *site) run(logs string) *running {
 			s.t.Errorf("stopping the service: %v", err)
 		}
 	})
+	s.awaitKeys(stack)
+	return r
+}
+
+// awaitKeys waits until the provider's keys are there.
+func (s *site) awaitKeys(stack *Stack) {
+	s.t.Helper()
 	deadline := time.After(10 * time.Second)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -230,7 +237,6 @@ func (s *site) run(logs string) *running {
 		case <-tick.C:
 		}
 	}
-	return r
 }
 
 // body is a v2 request for the key, proven over the message.
