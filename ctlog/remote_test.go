@@ -192,7 +192,9 @@ func TestRemoteFaults(t *testing.T) {
 		{"slow drip", func(r *http.Request, _ int32) (*http.Response, error) {
 			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: drip{r.Context()}}, nil
 		}, ctlog.ErrUnavailable, 2, 2500 * time.Millisecond},
-		{"oversized body", always(func() *http.Response { return respond(200, strings.Repeat(" ", 65<<10)) }), ctlog.ErrBadSCT, 1, 0},
+		{"oversized body", always(func() *http.Response {
+			return respond(200, answer(t, l.sign(t, s, time.Now(), nil))+strings.Repeat(" ", 64<<10))
+		}), ctlog.ErrBadSCT, 1, 0},
 		{"oversized error", always(func() *http.Response { return respond(500, strings.Repeat("x", 1<<20)) }),
 			ctlog.ErrUnavailable, 2, 200 * time.Millisecond},
 		{"not JSON", always(func() *http.Response { return respond(200, "<html>") }), ctlog.ErrBadSCT, 1, 0},

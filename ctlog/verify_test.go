@@ -128,20 +128,27 @@ func TestVerifySCTRefuses(t *testing.T) {
 	stolen := other.sign(t, s, now, leafIndex7)
 	stolen.LogID = good.LogID
 	for name, sct := range map[string]ctlog.SCT{
-		"another log":             other.sign(t, s, now, leafIndex7),
-		"another key":             stolen,
-		"a foreign leaf":          l.sign(t, foreign, now, leafIndex7),
-		"the future":              l.sign(t, s, now.Add(time.Minute+time.Second), leafIndex7),
-		"the past":                l.sign(t, s, now.Add(-10*time.Minute-time.Second), leafIndex7),
-		"another timestamp":       with(func(s *ctlog.SCT) { s.Timestamp = s.Timestamp.Add(time.Millisecond) }),
-		"another index":           with(func(s *ctlog.SCT) { s.Index, s.Extensions[7] = 8, 8 }),
-		"an index of its own":     with(func(s *ctlog.SCT) { s.Index = 8 }),
-		"no extensions":           with(func(s *ctlog.SCT) { s.Index, s.Extensions = -1, nil }),
-		"malformed extensions":    with(func(s *ctlog.SCT) { s.Extensions = []byte{0} }),
-		"SHA-384 in the header":   with(func(s *ctlog.SCT) { s.Signature[0] = 5 }),
-		"RSA in the header":       with(func(s *ctlog.SCT) { s.Signature[1] = 1 }),
-		"garbage behind":          with(func(s *ctlog.SCT) { s.Signature = append(s.Signature, 0) }),
-		"garbage in the ECDSA":    with(func(s *ctlog.SCT) { s.Signature = append(s.Signature, 0); s.Signature[3]++ }),
+		"another log":           other.sign(t, s, now, leafIndex7),
+		"another key":           stolen,
+		"another id":            with(func(s *ctlog.SCT) { s.LogID[0] ^= 1 }),
+		"a foreign leaf":        l.sign(t, foreign, now, leafIndex7),
+		"the future":            l.sign(t, s, now.Add(time.Minute+time.Second), leafIndex7),
+		"the past":              l.sign(t, s, now.Add(-10*time.Minute-time.Second), leafIndex7),
+		"another timestamp":     with(func(s *ctlog.SCT) { s.Timestamp = s.Timestamp.Add(time.Millisecond) }),
+		"another index":         with(func(s *ctlog.SCT) { s.Index, s.Extensions[7] = 8, 8 }),
+		"an index of its own":   with(func(s *ctlog.SCT) { s.Index = 8 }),
+		"no extensions":         with(func(s *ctlog.SCT) { s.Index, s.Extensions = -1, nil }),
+		"malformed extensions":  with(func(s *ctlog.SCT) { s.Extensions = []byte{0} }),
+		"SHA-384 in the header": with(func(s *ctlog.SCT) { s.Signature[0] = 5 }),
+		"RSA in the header":     with(func(s *ctlog.SCT) { s.Signature[1] = 1 }),
+		"garbage behind":        with(func(s *ctlog.SCT) { s.Signature = append(s.Signature, 0) }),
+		"garbage in the ECDSA":  with(func(s *ctlog.SCT) { s.Signature = append(s.Signature, 0); s.Signature[3]++ }),
+		"garbage inside ECDSA": with(func(s *ctlog.SCT) {
+			// One more INTEGER in the SEQUENCE of r and s.
+			s.Signature = append(s.Signature, 2, 1, 1)
+			s.Signature[3] += 3
+			s.Signature[5] += 3
+		}),
 		"no signature":            with(func(s *ctlog.SCT) { s.Signature = nil }),
 		"a zero value":            {},
 		"a signature of SHA-512":  sha512SCT(t, l, s, now),

@@ -35,6 +35,8 @@ func TestMain(m *testing.M) {
 		writerChild(os.Args[1], os.Args[2])
 	case "opener":
 		openerChild(os.Args[1])
+	case "starved":
+		starvedChild(os.Args[1])
 	case "fsck":
 		fsckChild(os.Args[1])
 	default:
@@ -208,6 +210,48 @@ func TestASecondProcessIsRefused(t *testing.T) {
 	closeLog(t, l)
 	if out, err := child(t.Context(), "opener", dir).CombinedOutput(); err != nil {
 		t.Fatalf("after Close another process is refused: %v: %s", err, out)
+	}
+}
+
+// starvedChild takes the process's file descriptors away while the log is open.
+// Tessera would panic in a goroutine of its own, which ends the child with 2.
+func starvedChild(dir string) {
+	t := childTB{}
+	l, err := Open(context.Background(), Config{Dir: dir, MinFreeBytes: 1})
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	ca := testca.New(t)
+	var held []*os.File
+	for {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			break
+		}
+		held = append(held, f)
+	}
+	for range 20 {
+		if _, err := l.Submit(context.Background(), ca.Precertificate(t)); !errors.Is(err, ctlog.ErrOverloaded) {
+			t.Fatalf("without descriptors: %v, want ErrOverloaded", err)
+		}
+	}
+	for _, f := range held {
+		_ = f.Close()
+	}
+	if _, err := l.Submit(context.Background(), ca.Precertificate(t)); err != nil {
+		t.Fatalf("with descriptors again: %v", err)
+	}
+	os.Exit(0)
+}
+
+func TestWantOfDescriptorsIsSurvived(t *testing.T) {
+	dir, _ := initLog(t)
+	// The limit is the shell's to set: Go's runtime raises it at its start, but
+	// not over the hard limit.
+	cmd := child(t.Context(), "starved", dir)
+	cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `ulimit -n 128; exec "$0" "$1"`, os.Args[0], dir}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
 }
 

@@ -348,6 +348,33 @@ func TestTimeNeverRunsBackwards(t *testing.T) {
 	refused(t, c, "the clock says")
 }
 
+// The last word is the committer's: a clock may step between Ready and the batch.
+func TestMonotoneClock(t *testing.T) {
+	start := time.Date(2026, 11, 22, 12, 0, 0, 123456789, time.UTC)
+	source := &testClock{now: start}
+	m := &monotone{source: source.read}
+	want := start.Truncate(time.Millisecond)
+	for _, step := range []struct {
+		by   time.Duration
+		want time.Time // zero: an error
+	}{
+		{0, want},
+		{-time.Second, want},
+		{-time.Millisecond, time.Time{}},
+		{time.Hour, want.Add(time.Hour - time.Second - time.Millisecond)},
+		{-time.Minute, time.Time{}},
+	} {
+		source.step(step.by)
+		got, err := m.now()
+		if !got.Equal(step.want) || (err == nil) != !step.want.IsZero() {
+			t.Errorf("after a step of %s: got %s, %v; want %s", step.by, got, err, step.want)
+		}
+		if checked := m.check(); (checked == nil) != (err == nil) {
+			t.Errorf("after a step of %s: check says %v, now says %v", step.by, checked, err)
+		}
+	}
+}
+
 func TestRefusesWhileSpaceIsShort(t *testing.T) {
 	ca := testca.New(t)
 	dir, _ := initLog(t)
