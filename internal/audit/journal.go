@@ -31,14 +31,16 @@ type Config struct {
 	Logger *slog.Logger
 	// Registerer takes the metrics; nil means none.
 	Registerer prometheus.Registerer
-	// SegmentBytes is the size at which a new file is begun; 0 means 64 MiB.
+	// SegmentBytes is the size at which a new file is begun; 0 means 16 MiB.
+	// Recovery copies one segment and needs that much free space.
 	SegmentBytes int64
 	// ReserveBytes is the free space kept for intents and their outcomes: below
 	// it, refusals are only counted. 0 means 256 MiB.
 	ReserveBytes int64
 	// FloorBytes is the free space below which intents are refused before
 	// anything is written, so that the outcomes of those under way still fit.
-	// 0 means 16 MiB, or the reserve if that is less.
+	// 0 means 32 MiB, or the reserve if that is less: enough for the copy that
+	// recovery makes.
 	FloorBytes int64
 	// RefusalRate is how many refusals of verified identities are recorded one
 	// by one, per second and on average; 0 means 1. RefusalBurst is how many at
@@ -69,9 +71,9 @@ func (c *Config) complete() error {
 	if c.disk == nil {
 		c.disk = func(d disk) disk { return d }
 	}
-	defaultTo(&c.SegmentBytes, 64<<20)
+	defaultTo(&c.SegmentBytes, 16<<20)
 	defaultTo(&c.ReserveBytes, 256<<20)
-	defaultTo(&c.FloorBytes, min(16<<20, c.ReserveBytes))
+	defaultTo(&c.FloorBytes, min(32<<20, c.ReserveBytes))
 	defaultTo(&c.RefusalRate, 1)
 	defaultTo(&c.RefusalBurst, 100)
 	defaultTo(&c.RefusalInterval, time.Minute)

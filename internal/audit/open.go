@@ -184,10 +184,10 @@ func (d directory) rewrite(seq uint64, n int64) error {
 		return fmt.Errorf("copying segment: %w", err)
 	}
 	if _, err := io.CopyN(out, in, n); err != nil {
-		return errors.Join(fmt.Errorf("copying segment: %w", err), out.Close(), os.Remove(path))
+		return errors.Join(fmt.Errorf("copying %d bytes of %s, for which there must be space: %w", n, segmentName(seq), err), out.Close(), os.Remove(path))
 	}
 	if err := errors.Join(out.Sync(), out.Close()); err != nil {
-		return errors.Join(fmt.Errorf("copying segment: %w", err), os.Remove(path))
+		return errors.Join(fmt.Errorf("syncing the copy of %s: %w", segmentName(seq), err), os.Remove(path))
 	}
 	if err := os.Rename(path, d.file(seq)); err != nil {
 		return fmt.Errorf("replacing segment: %w", err)
