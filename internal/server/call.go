@@ -47,7 +47,7 @@ type callKey struct{}
 func callOf(ctx context.Context) *call {
 	c, ok := ctx.Value(callKey{}).(*call)
 	if !ok {
-		panic("server: gRPC method called outside of Handler")
+		panic("server: gRPC method called outside of Handler") //nolint:forbidigo // only Handler reaches the gRPC server
 	}
 	return c
 }
@@ -107,7 +107,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	c := s.newCall(r)
 	rec := &recorder{ResponseWriter: w}
 	w.Header().Set("X-Request-Id", c.id)
-	defer s.finish(c, rec, r)
+	defer s.finish(c, rec)
 	grpc := isGRPC(r)
 	defer s.recover(c, rec, grpc)
 
@@ -125,14 +125,14 @@ func (s *Server) recover(c *call, w *recorder, grpc bool) {
 	if v == nil {
 		return
 	}
-	if v == http.ErrAbortHandler { // a mounted handler's own way to break off
-		panic(v)
+	if v == http.ErrAbortHandler { //nolint:errorlint // a mounted handler's own way to break off, by this very value
+		panic(v) //nolint:forbidigo // it is for net/http
 	}
 	err := s.panicked(c, v, debug.Stack())
 	switch {
 	case w.code != 0:
 		c.refused(err)
-		panic(http.ErrAbortHandler)
+		panic(http.ErrAbortHandler) //nolint:forbidigo // how net/http is told to break off
 	case grpc:
 		c.refuseGRPC(w, err)
 	default:
@@ -141,7 +141,7 @@ func (s *Server) recover(c *call, w *recorder, grpc bool) {
 }
 
 // finish counts and logs a call.
-func (s *Server) finish(c *call, w *recorder, r *http.Request) {
+func (s *Server) finish(c *call, w *recorder) {
 	outcome := strconv.Itoa(w.code)
 	if code := w.Header().Get("Grpc-Status"); code != "" {
 		outcome = "grpc-" + code

@@ -67,7 +67,7 @@ func (r *memRecorder) Refused(context.Context, ca.Request, ca.Decision, *ca.Refu
 type memLog struct{}
 
 func (memLog) Ready() error { return nil }
-func (memLog) Submit(_ context.Context, s ca.Submission) (ca.SCT, error) {
+func (memLog) Submit(context.Context, ca.Submission) (ca.SCT, error) {
 	id := sha256.Sum256([]byte("log"))
 	raw := append([]byte{0}, id[:]...)                    // version 1, log id
 	raw = append(raw, 0, 0, 1, 0x93, 0, 0, 0, 0)          // timestamp
@@ -168,48 +168,21 @@ func fakeCA(t testing.TB, p pki, clock func() time.Time, logged bool, g *gate) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	refuse := func(reason string) error {
-		return ca.Refuse(ca.KindInternal, ca.Reason(reason), "told by %s", secret)
-	}
 	return &Snapshot{
 		Verify: func(_ context.Context, token string) (ca.Identity, error) {
 			if reason, ok := strings.CutPrefix(token, "verify:"); ok {
-				return ca.Identity{}, refuse(reason)
+				return ca.Identity{}, fakeRefusal(reason)
 			}
 			if token == "panic-in-verify" {
 				panic("verify: " + secret)
 			}
 			id, ok := identityOf(token, clock())
 			if !ok {
-				return ca.Identity{}, refuse(string(ca.ReasonTokenMalformed))
+				return ca.Identity{}, fakeRefusal(string(ca.ReasonTokenMalformed))
 			}
 			return id, nil
 		},
-		Issue: func(ctx context.Context, r ca.Request) (ca.Certificate, error) {
-			token, _ := r.Identity.Claims["name"].(string)
-			if reason, ok := strings.CutPrefix(token, "issue:"); ok {
-				return ca.Certificate{}, refuse(reason)
-			}
-			switch token {
-			case "panic-in-issue":
-				panic("issue: " + secret)
-			case "block":
-				g.entered <- token
-				<-ctx.Done()
-				g.left <- token
-				return ca.Certificate{}, ctx.Err()
-			case "hold":
-				g.entered <- token
-				<-g.release
-			case "linger":
-				g.entered <- token
-				<-ctx.Done()
-				g.left <- token
-				<-g.release
-				return ca.Certificate{}, ctx.Err()
-			}
-			return authority.Issue(ctx, r)
-		},
+		Issue:         fakeIssue(authority, g),
 		Refuse:        authority.Refuse,
 		Chains:        func() [][]string { return [][]string{{p.intermediate, p.root}} },
 		TrustedRoot:   func() []byte { return []byte(`{"mediaType":"trusted root"}`) },
@@ -219,6 +192,38 @@ func fakeCA(t testing.TB, p pki, clock func() time.Time, logged bool, g *gate) *
 			{URL: "https://ci.corp.example", Audience: "ci", Type: "uri", ChallengeClaim: "sub", SubjectDomain: "https://ci.corp.example"},
 		},
 		ConfigDigest: sha256.Sum256([]byte("configuration")),
+	}
+}
+
+func fakeRefusal(reason string) error {
+	return ca.Refuse(ca.KindInternal, ca.Reason(reason), "told by %s", secret)
+}
+
+func fakeIssue(authority *ca.Authority, g *gate) func(context.Context, ca.Request) (ca.Certificate, error) {
+	return func(ctx context.Context, r ca.Request) (ca.Certificate, error) {
+		token, _ := r.Identity.Claims["name"].(string)
+		if reason, ok := strings.CutPrefix(token, "issue:"); ok {
+			return ca.Certificate{}, fakeRefusal(reason)
+		}
+		switch token {
+		case "panic-in-issue":
+			panic("issue: " + secret)
+		case "block":
+			g.entered <- token
+			<-ctx.Done()
+			g.left <- token
+			return ca.Certificate{}, ctx.Err()
+		case "hold":
+			g.entered <- token
+			<-g.release
+		case "linger":
+			g.entered <- token
+			<-ctx.Done()
+			g.left <- token
+			<-g.release
+			return ca.Certificate{}, ctx.Err()
+		}
+		return authority.Issue(ctx, r)
 	}
 }
 
@@ -454,7 +459,7 @@ func (s *stack) do(t testing.TB, c *http.Client, req *http.Request) (*http.Respo
 	if err != nil {
 		t.Fatalf("%s %s: %v", req.Method, req.URL, err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end
+	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatalf("%s %s: %v", req.Method, req.URL, err)

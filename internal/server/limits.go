@@ -54,7 +54,7 @@ type keyedLimiter[K comparable] struct {
 func newKeyedLimiter[K comparable](r Rate, keys int) *keyedLimiter[K] {
 	buckets, err := lru.New[K, *rate.Limiter](keys)
 	if err != nil {
-		panic("server: the limiter's size is a positive constant: " + err.Error())
+		panic("server: the limiter's size is a positive constant: " + err.Error()) //nolint:forbidigo // says which
 	}
 	return &keyedLimiter[K]{rate: r, buckets: buckets}
 }

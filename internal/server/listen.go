@@ -72,8 +72,7 @@ func (s *Server) Serve(ctx context.Context, cfg ListenConfig) error {
 	case err := <-served:
 		_ = srv.Close()
 		s.Close()
-		s.waitForCalls()
-		return fmt.Errorf("server: serving: %w", err)
+		return errors.Join(fmt.Errorf("server: serving: %w", err), s.waitForCalls())
 	case <-ctx.Done():
 	}
 	return s.shutdown(srv, served, cmp.Or(cfg.Drain, 10*time.Second))
@@ -91,7 +90,9 @@ func (s *Server) shutdown(srv *http.Server, served <-chan error, drain time.Dura
 		err = fmt.Errorf("server: requests cut off after %s: %w", drain, err)
 	}
 	s.Close()
-	<-served
+	if end := <-served; !errors.Is(end, http.ErrServerClosed) {
+		err = errors.Join(err, fmt.Errorf("server: serving: %w", end))
+	}
 	return errors.Join(err, s.waitForCalls())
 }
 

@@ -63,7 +63,7 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request, c *call) {
 	case !found:
 		c.route = "other"
 		err = ca.Refuse(ca.KindInvalid, ca.ReasonNotFound, "no such path")
-	case r.Method != rt.method && !(r.Method == http.MethodHead && rt.method == http.MethodGet):
+	case r.Method != rt.method && (r.Method != http.MethodHead || rt.method != http.MethodGet):
 		w.Header().Set("Allow", rt.method)
 		err = ca.Refuse(ca.KindInvalid, ca.ReasonMethod, "method is not %s", rt.method)
 	default:
@@ -250,7 +250,7 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request, _ *call) error {
 	}
 	body, err := json.Marshal(answer)
 	if err != nil {
-		panic("server: names and booleans always marshal: " + err.Error())
+		panic("server: names and booleans always marshal: " + err.Error()) //nolint:forbidigo // says which
 	}
 	code := http.StatusOK
 	if !answer.Ready {
@@ -265,7 +265,7 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request, _ *call) error {
 func marshalJSON(m proto.Message) []byte {
 	body, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)
 	if err != nil {
-		panic("server: PEM and configured strings are UTF-8: " + err.Error())
+		panic("server: PEM and configured strings are UTF-8: " + err.Error()) //nolint:forbidigo // says which
 	}
 	return compact(body)
 }

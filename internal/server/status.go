@@ -38,7 +38,7 @@ type answer struct {
 
 // Fulcio's texts, byte for byte, because people search for them.
 const (
-	textToken    = "There was an error processing the identity token"
+	textToken    = "There was an error processing the identity token" //nolint:gosec // no credential
 	textProof    = "The signature supplied in the request could not be verified"
 	textKey      = "The public key supplied in the request could not be parsed"
 	textWeakKey  = "The public key supplied in the request is insecure"
@@ -175,7 +175,7 @@ func statusProto(a answer, reason ca.Reason, requestID string) *spb.Status {
 	for _, d := range details {
 		packed, err := anypb.New(d)
 		if err != nil {
-			panic("server: details are messages of ours and always marshal: " + err.Error())
+			panic("server: details are messages of ours and always marshal: " + err.Error()) //nolint:forbidigo // says which
 		}
 		s.Details = append(s.Details, packed)
 	}
@@ -187,7 +187,7 @@ func (c *call) refuseREST(w http.ResponseWriter, err error) {
 	a := c.refused(err)
 	body, err := protojson.Marshal(statusProto(a, c.refusal.Reason, c.id))
 	if err != nil {
-		panic("server: a status of ours always marshals: " + err.Error())
+		panic("server: a status of ours always marshals: " + err.Error()) //nolint:forbidigo // says which
 	}
 	a.setRetryAfter(w)
 	w.Header().Set("Cache-Control", "no-store")
@@ -200,7 +200,7 @@ func (c *call) refuseGRPC(w http.ResponseWriter, err error) {
 	a := c.refused(err)
 	details, err := proto.Marshal(statusProto(a, c.refusal.Reason, c.id))
 	if err != nil {
-		panic("server: a status of ours always marshals: " + err.Error())
+		panic("server: a status of ours always marshals: " + err.Error()) //nolint:forbidigo // says which
 	}
 	a.setRetryAfter(w)
 	h := w.Header()
@@ -235,14 +235,14 @@ func writeJSON(w http.ResponseWriter, code int, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
-	_, _ = w.Write(compact(body)) // the client has gone; nobody is left to tell
+	_, _ = w.Write(compact(body)) //nolint:gosec // JSON, told to be taken for nothing else; nobody is left to tell of an error
 }
 
 func compact(body []byte) []byte {
 	var v json.RawMessage = body
 	out, err := json.Marshal(v)
 	if err != nil {
-		panic("server: not JSON: " + err.Error())
+		panic("server: not JSON: " + err.Error()) //nolint:forbidigo // its callers marshalled it
 	}
 	return out
 }

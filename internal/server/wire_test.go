@@ -240,7 +240,7 @@ func (s *stack) playGRPC(t *testing.T, v map[string]string, method string, heade
 	if ids := append(first.Get("x-request-id"), last.Get("x-request-id")...); len(ids) == 1 {
 		v["$REQUEST_ID"] = ids[0]
 	}
-	var reply proto.Message = resp
+	reply := resp
 	if err != nil {
 		reply = status.Convert(err).Proto()
 	}
