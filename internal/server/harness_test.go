@@ -59,6 +59,7 @@ func (r *memRecorder) Intent(context.Context, ca.Intent) (uint64, error) {
 }
 func (r *memRecorder) Outcome(context.Context, ca.Outcome) error { return nil }
 func (r *memRecorder) Ready() error                              { return nil }
+func (r *memRecorder) LastTime() time.Time                       { return time.Time{} }
 func (r *memRecorder) Refused(context.Context, ca.Request, ca.Decision, *ca.Refusal) error {
 	return nil
 }
