@@ -232,8 +232,8 @@ func orDefault(name string) string {
 // signed. The clock is read once more for the token's expiry only: a request
 // may have waited since its one reading, and an expired token earns nothing.
 func (a *Authority) ready(chain *Chain, r Request) error {
-	now := a.clock()
-	if err := a.guard.check(now); err != nil {
+	now, err := a.readClock()
+	if err != nil {
 		return err
 	}
 	if !now.Before(r.Identity.Token.UsableUntil) {
@@ -254,6 +254,19 @@ func (a *Authority) ready(chain *Chain, r Request) error {
 		}
 	}
 	return nil
+}
+
+// readClock reads the clock and refuses one that was set: while the service
+// runs, against monotonic time; across restarts, against the last record, which
+// is read first because records go on being written.
+func (a *Authority) readClock() (time.Time, error) {
+	last := a.recorder.LastTime()
+	now := a.clock()
+	if now.Before(last) {
+		return now, Refuse(KindUnavailable, ReasonClock,
+			"the clock stands at %v, before the last audit record of %v; set it right", now.UTC(), last.UTC())
+	}
+	return now, a.guard.check(now)
 }
 
 // sign makes the precertificate, gets its SCT and makes the final certificate

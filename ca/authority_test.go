@@ -247,6 +247,20 @@ func TestIssueRefusesATokenThatExpiredWhileWaiting(t *testing.T) {
 	}
 }
 
+func TestIssueStopsWhileTheClockStandsBeforeTheLastRecord(t *testing.T) {
+	a := newTestAuthority(t, nil)
+	a.recorder.last = testTime.Add(time.Nanosecond)
+	_, err := a.Issue(t.Context(), testRequest(t, p256(t)))
+	wantRefusal(t, err, KindUnavailable, ReasonClock)
+	if n := a.pki.key.count(); n != 0 || a.Ready()["clock"] == nil {
+		t.Errorf("%d signatures, readiness of the clock %v; want none and a complaint", n, a.Ready()["clock"])
+	}
+	a.now = a.recorder.last
+	if _, err := a.Issue(t.Context(), testRequest(t, p256(t))); err != nil {
+		t.Errorf("once the clock is right again: %v", err)
+	}
+}
+
 func TestIssueClosesTheIntentOfAClientThatLeft(t *testing.T) {
 	a := newTestAuthority(t, nil)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -188,6 +188,7 @@ type memRecorder struct {
 	t                    testing.TB
 	ready                error
 	failIntent, failDone error
+	last                 time.Time
 	mu                   sync.Mutex
 	open                 map[uint64]Intent // mu guards what follows
 	serials              map[[20]byte]bool
@@ -197,6 +198,8 @@ type memRecorder struct {
 }
 
 func (m *memRecorder) Ready() error { return m.ready }
+
+func (m *memRecorder) LastTime() time.Time { return m.last }
 
 func (m *memRecorder) Intent(_ context.Context, i Intent) (uint64, error) {
 	m.mu.Lock()

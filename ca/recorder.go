@@ -16,6 +16,9 @@ type Recorder interface {
 	// Refused records the refusal of a verified identity. It may drop records
 	// beyond its limits, which it counts.
 	Refused(ctx context.Context, r Request, d Decision, why *Refusal) error
+	// LastTime is the time of the last record. Issuance stops while the clock
+	// stands before it.
+	LastTime() time.Time
 	// Ready reports, without I/O, why an intent would be turned away now.
 	Ready() error
 }
