@@ -43,6 +43,12 @@ no problem, 2 that there are some, 1 that the file could not be read.`,
 			if problems := stack.Check(f, time.Now()); len(problems) > 0 {
 				return problems
 			}
+			for i, l := range f.Logs.List {
+				if l.Embedded != nil && l.Embedded.CheckpointRecord == "" {
+					cmd.Println(f.Problem(fmt.Sprintf("logs[%d].embedded", i), "note: without checkpoint_record, "+
+						"an old copy of the log that was restored goes unnoticed; name a file on another disk"))
+				}
+			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: no problems (%s, %s, %s)\n", f.Path,
 				count(len(f.Issuers), "issuer"), count(len(f.Chains), "chain"), logsText(f.Logs))
 			return err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -58,7 +59,8 @@ func initLog(cmd *cobra.Command, f *config.File) error {
 			return fmt.Errorf("reading public_url: %w", err)
 		}
 		dir := stack.LogDir(f.State, l.Name)
-		info, err := embedded.Init(cmd.Context(), embedded.InitConfig{Dir: dir, Origin: public.Host + public.Path + stack.LogPath(l.Name)})
+		origin := strings.ToLower(public.Host) + public.Path + stack.LogPath(l.Name)
+		info, err := embedded.Init(cmd.Context(), embedded.InitConfig{Dir: dir, Origin: origin})
 		if err != nil {
 			return err
 		}

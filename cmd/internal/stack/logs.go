@@ -46,6 +46,32 @@ func (s *Stack) openLogs(ctx context.Context) (ca.Log, error) {
 	return poolLog{pool}, nil
 }
 
+// watchLog ends the service when the log in the box has stopped for good and
+// no other log could take over: only a new start reconciles it, and that is the
+// supervisor's to do.
+func (s *Stack) watchLog(ctx context.Context, end context.CancelFunc) {
+	if len(s.file.Logs.List) != 1 || len(s.embedded) != 1 {
+		return
+	}
+	select {
+	case <-s.embedded[0].Stopped():
+		end()
+	case <-ctx.Done():
+	}
+}
+
+// logFailure says why watchLog ended the service, if it did.
+func (s *Stack) logFailure() error {
+	for _, l := range s.embedded {
+		select {
+		case <-l.Stopped():
+			return fmt.Errorf("log %q has stopped and needs a new start: %w", l.Name(), l.Ready())
+		default:
+		}
+	}
+	return nil
+}
+
 // mounts are the read paths of embedded logs.
 func (s *Stack) mounts() []server.Mount {
 	var mounts []server.Mount

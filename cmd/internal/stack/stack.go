@@ -181,6 +181,7 @@ func (s *Stack) Run(ctx context.Context) error {
 	if s.file.Logs.Disabled {
 		s.logger.Warn("certificates are not logged, because the configuration says `logs: disabled`")
 	}
+	background.Go(func() { s.watchLog(ctx, cancel) })
 	err = s.server.Serve(ctx, server.ListenConfig{
 		Address: s.file.Listen.Address, Listener: s.options.Listener, Plaintext: s.file.Listen.Plaintext,
 		CertificateFile: s.file.Listen.TLS.Certificate, KeyFile: s.file.Listen.TLS.Key, Drain: s.file.Shutdown,
@@ -188,7 +189,7 @@ func (s *Stack) Run(ctx context.Context) error {
 	cancel()
 	background.Wait()
 	stopped := s.journal.Event(context.WithoutCancel(ctx), "stop")
-	return errors.Join(err, stopped, metrics.Close(), s.Close())
+	return errors.Join(err, s.logFailure(), stopped, metrics.Close(), s.Close())
 }
 
 // closeTimeout bounds the closing of log and journal after the drain.
