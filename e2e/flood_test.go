@@ -1,0 +1,172 @@
+package e2e
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Bounds of the flood. The memory that it may cost is small beside what one
+// bucket, buffer or log line kept for each request would come to, and large
+// beside the swings of the garbage collector.
+const (
+	floodRequests  = 20_000
+	floodClients   = 16
+	maxMemoryCost  = 48 << 20
+	maxStateCost   = 256 << 10 // refusals of verified identities are recorded, but few a second
+	maxFilesOpened = 8
+)
+
+// junkTokens are tokens of every kind that costs nothing to make, or nothing
+// but a key of one's own.
+func junkTokens(t testing.TB, is *issuer) map[string]string {
+	t.Helper()
+	own, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	claims := func(issuer string) map[string]any {
+		return map[string]any{
+			"iss": issuer, "aud": "sigstore", "sub": "junk", "email": alice, "email_verified": true,
+			"iat": now.Unix(), "exp": now.Add(10 * time.Minute).Unix(),
+		}
+	}
+	known := map[string]any{"alg": "RS256", "typ": "JWT", "kid": keyID}
+	good := strings.Split(is.token(t, alice, nil), ".")
+	return map[string]string{
+		"noise":           strings.Repeat("x", 500),
+		"dots":            strings.Repeat(".", 10_000),
+		"bad signature":   good[0] + "." + good[1] + "." + b64(make([]byte, 256)),
+		"foreign key":     sign(t, own, known, claims(is.url)),
+		"unknown kid":     sign(t, own, map[string]any{"alg": "RS256", "typ": "JWT", "kid": rand.Text()}, claims(is.url)),
+		"unknown issuer":  sign(t, own, known, claims("https://127.0.0.1:9/"+rand.Text())),
+		"alg none":        b64([]byte(`{"alg":"none"}`)) + "." + good[1] + ".",
+		"expired":         is.token(t, alice, map[string]any{"exp": now.Add(-time.Hour).Unix(), "iat": now.Add(-2 * time.Hour).Unix()}),
+		"other audience":  is.token(t, alice, map[string]any{"aud": "vault"}),
+		"unverified name": is.token(t, alice, map[string]any{"email_verified": false}),
+		"too long":        is.token(t, alice, map[string]any{"groups": strings.Repeat("g", 20<<10)}),
+		// A good token whose holder does not have the key that it is sent with.
+		"stolen": is.token(t, mallory, nil),
+	}
+}
+
+// TestFloodOfJunkCostsABoundedAmount sends junk as fast as it is answered.
+func TestFloodOfJunkCostsABoundedAmount(t *testing.T) {
+	w := newWorld(t, setting{limits: noLimits})
+	tokens := junkTokens(t, w.issuer)
+	for name, token := range tokens {
+		got, err := w.request(newApplicant(t, alice), token)
+		if err != nil || got.status != http.StatusBadRequest || got.reason() == "" {
+			t.Errorf("%s: %v, %v; want 400 with a reason", name, got, err)
+		}
+	}
+	// The heap finds its size before it is measured.
+	w.flood(t, tokens, floodRequests/10)
+	asked, memory, files, state := w.issuer.requests.Load(), w.residentMemory(t), w.openFiles(t), w.stateSize(t)
+	w.flood(t, tokens, floodRequests)
+
+	if n := w.issuer.requests.Load() - asked; n != 0 {
+		t.Errorf("%d junk tokens caused %d requests to the provider", floodRequests, n)
+	}
+	if cost := w.residentMemory(t) - memory; cost > maxMemoryCost {
+		t.Errorf("%d junk tokens cost %d bytes of memory, want at most %d", floodRequests, cost, maxMemoryCost)
+	} else {
+		t.Logf("%d junk tokens: memory %d KiB more than %d KiB", floodRequests, cost>>10, memory>>10)
+	}
+	if cost := w.stateSize(t) - state; cost > maxStateCost {
+		t.Errorf("%d junk tokens cost %d bytes of disk, want at most %d", floodRequests, cost, maxStateCost)
+	} else {
+		t.Logf("%d junk tokens: state %d bytes more than %d", floodRequests, cost, state)
+	}
+	if n := w.openFiles(t) - files; n > maxFilesOpened {
+		t.Errorf("%d junk tokens left %d more files open", floodRequests, n)
+	}
+	// And whoever has a good token is served, and proved, as before.
+	w.checkLeaf(t, w.mustIssue(t, alice)[0])
+}
+
+// flood sends n requests, of all kinds in turn.
+func (w *world) flood(t testing.TB, tokens map[string]string, n int) {
+	t.Helper()
+	a := newApplicant(t, alice)
+	var kinds []string
+	for name := range tokens {
+		kinds = append(kinds, name)
+	}
+	var clients sync.WaitGroup
+	for c := range floodClients {
+		clients.Go(func() {
+			for i := c; i < n; i += floodClients {
+				kind := kinds[i%len(kinds)]
+				if got, err := w.request(a, tokens[kind]); err != nil || got.status != http.StatusBadRequest {
+					t.Errorf("%s, request %d: %v, %v; want 400", kind, i, got, err)
+					return
+				}
+			}
+		})
+	}
+	clients.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+// residentMemory is what Mayfly occupies now.
+func (w *world) residentMemory(t testing.TB) int64 {
+	t.Helper()
+	for line := range bytes.Lines(readFile(t, w.proc("status"))) {
+		if rest, ok := bytes.CutPrefix(line, []byte("VmRSS:")); ok {
+			kib, err := strconv.ParseInt(strings.Fields(string(rest))[0], 10, 64)
+			if err != nil {
+				t.Fatalf("reading %q: %v", line, err)
+			}
+			return kib << 10
+		}
+	}
+	t.Fatal("no VmRSS in /proc")
+	return 0
+}
+
+func (w *world) openFiles(t testing.TB) int {
+	t.Helper()
+	entries, err := os.ReadDir(w.proc("fd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func (w *world) proc(name string) string {
+	return fmt.Sprintf("/proc/%d/%s", w.mayfly.cmd.Process.Pid, name)
+}
+
+// stateSize is the length of all files in the state directory.
+func (w *world) stateSize(t testing.TB) int64 {
+	t.Helper()
+	var size int64
+	err := filepath.WalkDir(w.state, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			size += info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return size
+}
