@@ -42,9 +42,20 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 func decodeV2(body []byte) (input, error) {
 	var req fulciov2.CreateSigningCertificateRequest
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, &req); err != nil {
-		return input{}, ca.Refuse(ca.KindInvalid, ca.ReasonRequestMalformed, "parsing body: %w", err)
+		return input{}, ca.Refuse(ca.KindInvalid, ca.ReasonRequestMalformed, "parsing body: %w", whyMalformed(body))
 	}
 	return inputV2(&req), nil
+}
+
+// whyMalformed says what is wrong with a body that protojson refused. The errors
+// of protojson are not for a log: they quote whole strings, and the string in
+// the wrong place may be the token. Those of encoding/json quote one character.
+func whyMalformed(body []byte) error {
+	var raw json.RawMessage
+	if err := json.Unmarshal(body, &raw); err != nil {
+		return err
+	}
+	return errors.New("JSON, but a member is of the wrong type, given twice, or excludes another")
 }
 
 func inputV2(req *fulciov2.CreateSigningCertificateRequest) input {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -265,11 +266,26 @@ func (s *Server) log(c *call, outcome string, took time.Duration) {
 	switch {
 	case c.refusal != nil:
 		level = levelOf(c.refusal)
-		attrs = append(attrs, slog.String("reason", string(c.refusal.Reason)), slog.Any("err", c.refusal.Err))
+		attrs = append(attrs, slog.String("reason", string(c.refusal.Reason)), slog.String("err", causeOf(c.refusal)))
 	case c.quiet:
 		level = slog.LevelDebug
 	}
 	s.cfg.Logger.LogAttrs(context.Background(), level, "request", attrs...)
+}
+
+// maxCause bounds the text of an error in the log: some quote what the client
+// sent, and junk must not fill the disk by being told at length.
+const maxCause = 2 << 10
+
+func causeOf(r *ca.Refusal) string {
+	if r.Err == nil {
+		return ""
+	}
+	cause := r.Err.Error()
+	if len(cause) > maxCause {
+		cause = strings.ToValidUTF8(cause[:maxCause], "") + "…"
+	}
+	return cause
 }
 
 // levelOf keeps what only the caller can mend out of the operator's warnings.

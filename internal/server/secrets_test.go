@@ -1,0 +1,77 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// A client that puts its token into the wrong place of a request is refused, and
+// must not find its token in our log: error texts of decoders quote what they
+// do not understand.
+func TestMisplacedTokenIsNotLogged(t *testing.T) {
+	const token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
+	s := start(t, options{})
+	for _, body := range []string{
+		`{"credentials": "%s"}`,
+		`{"credentials": {"oidcIdentityToken": %s}}`,
+		`{"credentials": {"oidcIdentityToken": ["%s"]}}`,
+		`{"credentials": {"oidcIdentityToken": {"%s": 1}}}`,
+		`{"publicKeyRequest": {"proofOfPossession": "%s"}}`,
+		`{"publicKeyRequest": {"publicKey": "%s"}}`,
+		`{"publicKeyRequest": ["%s"]}`,
+		`{"certificateSigningRequest": "%s"}`,
+		`{"%[1]s": 1, "%[1]s": 2}`,
+		`{"publicKey": "%s"}`,
+		`{"publicKey": {"content": "%s"}}`,
+		`{"signedEmailAddress": "%s"}`,
+		`"%s"`,
+		`%s`,
+		`{"a": 1} %s`,
+		`{"a": 1 "%s"}`,
+		`{"a" "%s"}`,
+		`["%s"]`,
+		`Bearer %s`,
+	} {
+		for _, path := range []string{"/api/v1/signingCert", "/api/v2/signingCert"} {
+			if resp, got := s.post(t, path, "", fmt.Sprintf(body, token)); resp.StatusCode != http.StatusBadRequest || strings.Contains(string(got), token[:12]) {
+				t.Errorf("%s with body %s: got %d %s, want 400 without the token", path, body, resp.StatusCode, got)
+			}
+		}
+	}
+	s.get(t, "/"+token)
+	s.get(t, "/readyz?token="+token)
+	if err := s.wait(); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(s.log.String()) {
+		if strings.Contains(line, token[:12]) {
+			t.Errorf("the token is in the log: %s", line)
+		}
+	}
+}
+
+// Whatever a client sends, its line in the log has a bounded length.
+func TestLogLinesAreBounded(t *testing.T) {
+	s := start(t, options{})
+	long := strings.Repeat("x", 60<<10)
+	s.get(t, "/"+long)
+	s.post(t, "/api/v2/signingCert", "alice", `{"publicKeyRequest": "`+long+`"}`)
+	err := s.dial(t).Invoke(t.Context(), "/"+long+"/"+long[:10], new(emptypb.Empty), new(emptypb.Empty))
+	if status.Code(err) != codes.Unimplemented {
+		t.Errorf("unknown method: got %.200v, want Unimplemented", err)
+	}
+	if err := s.wait(); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(s.log.String()) {
+		if len(line) > 4<<10 {
+			t.Errorf("line of %d bytes: %.200s", len(line), line)
+		}
+	}
+}
