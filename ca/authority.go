@@ -138,7 +138,7 @@ func (a *Authority) Issue(ctx context.Context, r Request) (Certificate, error) {
 
 // prepare decides and drafts: policy, chain, profile, names, bytes, judgement.
 func (a *Authority) prepare(ctx context.Context, r Request) (Decision, *draft, tbs, error) {
-	if r.Key.KeyID() == nil {
+	if r.Key.IsZero() {
 		return Decision{}, nil, tbs{}, errors.New("request without a proven key")
 	}
 	decision, err := a.policy(ctx, r)
@@ -153,14 +153,23 @@ func (a *Authority) prepare(ctx context.Context, r Request) (Decision, *draft, t
 	if err != nil {
 		return decision, nil, tbs{}, err
 	}
-	precertTBS, err := precertificate(encoded)
+	first, err := d.first(encoded)
 	if err != nil {
 		return decision, nil, tbs{}, err
 	}
-	if err := judge(precertTBS, d, r.Identity); err != nil {
+	if err := judge(first, d, r.Identity); err != nil {
 		return decision, nil, tbs{}, Refuse(KindInternal, ReasonProfileViolation, "judging the certificate: %w", err)
 	}
 	return decision, d, encoded, nil
+}
+
+// first returns the bytes that are signed first: those of the precertificate
+// or, when nothing is logged, those of the certificate itself.
+func (d *draft) first(t tbs) ([]byte, error) {
+	if !d.logged {
+		return t.with(nil)
+	}
+	return precertificate(t)
 }
 
 func precertificate(t tbs) ([]byte, error) {
@@ -196,7 +205,7 @@ func (a *Authority) draft(r Request, decision Decision) (*draft, error) {
 	}
 	return &draft{
 		serial: newSerial(), chain: chain, notBefore: notBefore, notAfter: notAfter,
-		key: r.Key, san: decision.SAN, extensions: extensions,
+		key: r.Key, san: decision.SAN, extensions: extensions, logged: a.log != nil,
 	}, nil
 }
 
@@ -273,7 +282,7 @@ func (a *Authority) readClock() (time.Time, error) {
 // from the same bytes.
 func (a *Authority) sign(ctx context.Context, r Request, d *draft, encoded tbs, logTBS []byte) (Certificate, error) {
 	cert := Certificate{chain: d.chain, Serial: d.serial, NotBefore: d.notBefore, NotAfter: d.notAfter}
-	if a.log == nil {
+	if !d.logged {
 		// The operator wrote `logs: disabled`. There is no poison to replace, so
 		// the log's view is the certificate.
 		var err error

@@ -368,3 +368,15 @@ func TestClockGuardNoticesAClockThatWasSet(t *testing.T) {
 		}
 	}
 }
+
+// The zero key is no proven key, whatever a profile allows.
+func TestIssueRefusesTheZeroKey(t *testing.T) {
+	a := newTestAuthority(t, nil)
+	r := testRequest(t, p256(t))
+	r.Key = ProvenKey{}
+	_, err := a.Issue(t.Context(), r)
+	wantRefusal(t, err, KindInternal, ReasonInternal)
+	if n := a.pki.key.count(); n != 0 || a.recorder.next != 0 {
+		t.Errorf("%d signatures, %d intents; want none", n, a.recorder.next)
+	}
+}

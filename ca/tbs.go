@@ -52,6 +52,8 @@ type draft struct {
 	key                 ProvenKey
 	san                 SAN
 	extensions          []Extension // all of 57264.1, ascending
+	// logged says that a precertificate, with poison, comes first.
+	logged bool
 }
 
 // newSerial returns 20 octets, positive, non-zero and with the first octet never

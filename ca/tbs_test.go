@@ -95,7 +95,7 @@ func FuzzEncoder(f *testing.F) {
 			return
 		}
 		d := &draft{
-			chain: chain, key: key, san: san,
+			chain: chain, key: key, san: san, logged: true,
 			notBefore: time.Unix(start, 0).UTC(), notAfter: time.Unix(start+1+int64(seconds)%600, 0).UTC(),
 		}
 		d.serial = newSerial()
@@ -171,7 +171,7 @@ func TestJudgeFindsEveryDifference(t *testing.T) {
 			t.Fatal(err)
 		}
 		return &draft{
-			serial: newSerial(), chain: chain, key: key, san: san, extensions: ext,
+			serial: newSerial(), chain: chain, key: key, san: san, extensions: ext, logged: true,
 			notBefore: testTime.Truncate(time.Second), notAfter: testTime.Truncate(time.Second).Add(10 * time.Minute),
 		}
 	}
@@ -221,6 +221,36 @@ func TestJudgeFindsEveryDifference(t *testing.T) {
 				t.Errorf("judge said %v, want ok %v", err, ok)
 			}
 		})
+	}
+}
+
+// What is signed without a log is judged too: it has no poison, and a
+// precertificate has.
+func TestJudgeDemandsPoisonExactlyWhenLogged(t *testing.T) {
+	for _, logged := range []bool{true, false} {
+		a := newTestAuthority(t, func(c *Config) {
+			if c.WithoutLog = !logged; c.WithoutLog {
+				c.Log = nil
+			}
+		})
+		_, d, encoded, err := a.prepare(t.Context(), testRequest(t, p256(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		poisoned, err := precertificate(encoded)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, err := encoded.with(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := judge(poisoned, d, testIdentity()); (err == nil) != logged {
+			t.Errorf("logged %v: judge said %v of bytes with poison", logged, err)
+		}
+		if err := judge(plain, d, testIdentity()); (err == nil) == logged {
+			t.Errorf("logged %v: judge said %v of bytes without poison", logged, err)
+		}
 	}
 }
 
