@@ -116,8 +116,16 @@ func (a *Authority) Issue(ctx context.Context, r Request) (Certificate, error) {
 	if err != nil {
 		return Certificate{}, a.count(unavailable(ctx, ReasonAuditFailed, "recording the intent", err))
 	}
-	// 4. Precertificate, SCT and final certificate.
+	// 4. Precertificate, SCT and final certificate. A bug in a key or a log goes
+	// on to whoever recovers, but not without the intent's outcome.
+	returned := false
+	defer func() {
+		if !returned {
+			a.abandon(ctx, intent, d)
+		}
+	}()
 	cert, err := a.sign(ctx, r, d, encoded, logTBS)
+	returned = true
 	// 5. The outcome is recorded before the reply, whatever it is and whether or
 	// not the client still waits.
 	outcome := Outcome{Intent: intent, Serial: d.serial, SCT: cert.sct}
@@ -134,6 +142,13 @@ func (a *Authority) Issue(ctx context.Context, r Request) (Certificate, error) {
 	}
 	_ = a.count(nil)
 	return cert, nil
+}
+
+// abandon closes the intent of an issuance that panicked.
+func (a *Authority) abandon(ctx context.Context, intent uint64, d *draft) {
+	bug := a.count(Refuse(KindInternal, ReasonInternal, "panic while signing or logging"))
+	// There is nobody to return an error to: the panic is on its way.
+	_ = a.recorder.Outcome(context.WithoutCancel(ctx), Outcome{Intent: intent, Serial: d.serial, Err: bug})
 }
 
 // prepare decides and drafts: policy, chain, profile, names, bytes, judgement.

@@ -380,3 +380,23 @@ func TestIssueRefusesTheZeroKey(t *testing.T) {
 		t.Errorf("%d signatures, %d intents; want none", n, a.recorder.next)
 	}
 }
+
+// A bug in a key or log is the caller's to report, but it must not look in the
+// journal as if the process had died.
+func TestIssueClosesTheIntentWhenALogPanics(t *testing.T) {
+	a := newTestAuthority(t, nil)
+	a.log.submit = func(Submission) error { panic("a bug") }
+	func() {
+		defer func() {
+			if v := recover(); v != "a bug" {
+				t.Errorf("recovered %v, want the log's panic", v)
+			}
+		}()
+		_, err := a.Issue(t.Context(), testRequest(t, p256(t)))
+		t.Errorf("Issue returned %v, want a panic", err)
+	}()
+	o := a.recorder.outcomes
+	if len(a.recorder.open) != 0 || len(o) != 1 || o[0].Err == nil || o[0].Err.Kind != KindInternal || o[0].CertificateHash != [32]byte{} {
+		t.Errorf("open intents %d, outcomes %+v; want the one intent closed as not issued", len(a.recorder.open), o)
+	}
+}
