@@ -10,10 +10,21 @@ import (
 const demoMarker = "DEMONSTRATION"
 
 // MarkDemo makes a state directory, or marks an empty one, as demonstration.
-// mayfly serve refuses such a directory for ever.
+// mayfly serve refuses such a directory for ever, so one that holds anything
+// else is never marked: it may be the state of a real service.
 func MarkDemo(state string) error {
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return fmt.Errorf("making the demonstration's state directory: %w", err)
+	}
+	if isDemoState(state) {
+		return nil
+	}
+	entries, err := os.ReadDir(state)
+	if err != nil {
+		return fmt.Errorf("looking into the demonstration's state directory: %w", err)
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("%s is neither empty nor made by mayfly-dev: it holds %s; name another directory", state, entries[0].Name())
 	}
 	text := "Made by mayfly-dev. Keys and logs in this directory are for demonstration; mayfly serve refuses it.\n"
 	if err := os.WriteFile(filepath.Join(state, demoMarker), []byte(text), 0o600); err != nil {

@@ -307,8 +307,8 @@ func TestTrustFilesNameChainAndLog(t *testing.T) {
 
 func TestOpenRefusesDemonstration(t *testing.T) {
 	s := newSite(t)
-	s.initLog()
 	s.must(MarkDemo(filepath.Join(s.dir, "state")))
+	s.initLog()
 	_, err := Open(t.Context(), s.configure("127.0.0.1:1", ""), Options{})
 	if err == nil || !strings.Contains(err.Error(), "for demonstration") {
 		t.Errorf("a marked state directory: %v", err)
@@ -322,6 +322,26 @@ func TestOpenRefusesDemonstration(t *testing.T) {
 	}
 	if _, err := Open(t.Context(), s.configure("127.0.0.1:1", ""), Options{Demo: true}); err == nil {
 		t.Error("the demonstration accepts a state directory that it did not mark")
+	}
+}
+
+// TestMarkDemoLeavesOtherDirectoriesAlone: mayfly-dev pointed at the state of a
+// real service would otherwise keep that service from ever starting again.
+func TestMarkDemoLeavesOtherDirectoriesAlone(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "state")
+	for range 2 {
+		if err := MarkDemo(state); err != nil {
+			t.Fatalf("a directory of its own: %v", err)
+		}
+	}
+	s := newSite(t)
+	s.initLog()
+	state = filepath.Join(s.dir, "state")
+	if err := MarkDemo(state); err == nil || !strings.Contains(err.Error(), "it holds log") {
+		t.Errorf("a directory with a log: got %v, want a refusal that names it", err)
+	}
+	if isDemoState(state) {
+		t.Error("a directory with a log was marked")
 	}
 }
 
