@@ -4,21 +4,31 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 )
 
 // printNext ends the demonstration with three things to try.
 func printNext(out io.Writer, s settings) {
+	dev, verify, serve := "bin/mayfly-dev", "bin/mayfly audit verify "+filepath.Join(s.state, "audit"), "bin/mayfly serve --help"
+	if s.state != defaultState {
+		dev += " --state " + s.state
+	}
+	width := max(len(dev), len(verify), len(serve))
 	fmt.Fprintf(out, `
 All of it holds. Three commands to try next:
 
-  bin/mayfly-dev                              # the same, left running, for cosign
-  bin/mayfly audit verify %s   # the journal of what just happened
-  bin/mayfly serve --help                     # the real thing; docs/getting-started.md leads there
-`, filepath.Join(s.state, "audit"))
+  %-*s   # the same, left running, for cosign
+  %-*s   # the journal of what just happened
+  %-*s   # the real thing; docs/getting-started.md leads there
+`, width, dev, width, verify, width, serve)
 }
 
 // printHints tells what runs and how to point cosign at it.
 func printHints(out io.Writer, w *world) {
+	token := "bin/mayfly-dev token"
+	if address := strings.TrimPrefix(w.issuer, "http://"); address != defaultProvider {
+		token += " --provider " + address
+	}
 	fmt.Fprintf(out, `Mayfly is running for demonstration; trust nothing that it signs.
 
   CA and log        %[1]s
@@ -36,7 +46,7 @@ To sign and verify a file with cosign v3, paste:
     --insecure-ignore-tlog hello.txt
 
 cosign opens the login page in a browser; the page names the users and their
-password. Without a browser, first: export SIGSTORE_ID_TOKEN=$(bin/mayfly-dev token)
+password. Without a browser, first: export SIGSTORE_ID_TOKEN=$(%[4]s)
 Stop with Ctrl-C.
-`, w.url, w.issuer, w.settings.state)
+`, w.url, w.issuer, w.settings.state, token)
 }

@@ -6,8 +6,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -26,6 +28,12 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// Defaults of flags that the printed commands leave out.
+const (
+	defaultState    = "demo-state"
+	defaultProvider = "127.0.0.1:8451"
+)
 
 // settings are the flags.
 type settings struct {
@@ -52,10 +60,10 @@ It is for trying things. Trust nothing that is signed by it.`,
 		SilenceErrors: true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return runDev(cmd, s) },
 	}
-	cmd.PersistentFlags().StringVar(&s.state, "state", "demo-state", "`directory` for PKI, log and journal; made when missing")
+	cmd.PersistentFlags().StringVar(&s.state, "state", defaultState, "`directory` for PKI, log and journal; made when missing")
 	cmd.PersistentFlags().BoolVarP(&s.verbose, "verbose", "v", false, "show the service's own log")
 	cmd.Flags().StringVar(&s.address, "listen", "127.0.0.1:8450", "loopback address of the CA")
-	cmd.PersistentFlags().StringVar(&s.provider, "provider", "127.0.0.1:8451", "loopback address of the OpenID provider")
+	cmd.PersistentFlags().StringVar(&s.provider, "provider", defaultProvider, "loopback address of the OpenID provider")
 	cmd.AddCommand(demoCommand(&s), tokenCommand(&s))
 	return cmd
 }
@@ -91,8 +99,11 @@ browser would, and print the ID token. It is for machines without a browser.`,
 				return err
 			}
 			token, err := p.SignIn(cmd.Context(), nil, user)
+			if _, unreachable := errors.AsType[*net.OpError](err); unreachable {
+				return fmt.Errorf("%w; is mayfly-dev running, and with which --provider?", err)
+			}
 			if err != nil {
-				return fmt.Errorf("%w; is mayfly-dev running?", err)
+				return err
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), token)
 			return err

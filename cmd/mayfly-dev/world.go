@@ -24,6 +24,7 @@ type world struct {
 	url      string // of the CA
 	issuer   string // of the provider
 	cancel   context.CancelFunc
+	running  int        // how many parts have started and not been waited for
 	ended    chan error // of provider and CA, one each
 }
 
@@ -54,7 +55,7 @@ func startWorld(ctx context.Context, s settings) (_ *world, err error) {
 	ctx, w.cancel = context.WithCancel(ctx)
 	defer func() {
 		if err != nil {
-			w.cancel()
+			err = errors.Join(err, w.stop())
 		}
 	}()
 	if err := w.startProvider(ctx); err != nil {
@@ -95,6 +96,7 @@ func (w *world) startProvider(ctx context.Context) error {
 		return errors.Join(err, ln.Close())
 	}
 	srv := &http.Server{Handler: w.provider.Handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
+	w.running++
 	go func() { w.ended <- srv.Serve(ln) }()
 	context.AfterFunc(ctx, func() { _ = srv.Close() })
 	return nil
@@ -118,12 +120,13 @@ func (w *world) startCA(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, ln.Close())
 	}
+	w.running++
 	go func() { w.ended <- s.Run(ctx) }()
 	return nil
 }
 
-func (w *world) awaitReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+func (w *world) awaitReady(interrupted context.Context) error {
+	ctx, cancel := context.WithTimeout(interrupted, readyTimeout)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -134,8 +137,12 @@ func (w *world) awaitReady(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case err := <-w.ended:
+			w.running--
 			return fmt.Errorf("stopped while starting: %w", err)
 		case <-ctx.Done():
+			if interrupted.Err() != nil {
+				return fmt.Errorf("stopped while starting: %w", context.Cause(interrupted))
+			}
 			return errors.New("not ready in time; run with --verbose to see why")
 		}
 	}
@@ -144,7 +151,7 @@ func (w *world) awaitReady(ctx context.Context) error {
 // wait returns when ctx has ended and all is stopped, or when a part fails.
 func (w *world) wait(ctx context.Context) error {
 	var errs []error
-	for range cap(w.ended) {
+	for ; w.running > 0; w.running-- {
 		select {
 		case <-ctx.Done():
 			w.cancel()
