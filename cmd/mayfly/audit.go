@@ -14,14 +14,7 @@ import (
 )
 
 func auditCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "audit",
-		Short: "Work with the audit journal",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(auditVerifyCommand())
-	return cmd
+	return group("audit", "Work with the audit journal", "  mayfly audit verify /var/lib/mayfly/audit", auditVerifyCommand())
 }
 
 func auditVerifyCommand() *cobra.Command {
@@ -41,7 +34,7 @@ the journal must still contain it.
 Exit code 0 means that the journal is whole, 1 that it is not.`,
 		Example: `  mayfly audit verify /var/lib/mayfly/audit
   mayfly audit verify /var/lib/mayfly/audit --head 1041:6f0c...9e`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("DIRECTORY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var known []audit.Head
 			for _, text := range heads {

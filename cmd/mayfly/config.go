@@ -11,14 +11,7 @@ import (
 )
 
 func configCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "config",
-		Short: "Work with the configuration",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(configCheckCommand())
-	return cmd
+	return group("config", "Work with the configuration", "  mayfly config check mayfly.yaml", configCheckCommand())
 }
 
 func configCheckCommand() *cobra.Command {
@@ -34,7 +27,7 @@ It opens nothing that a running service holds. Exit code 0 means that there is
 no problem, 2 that there are some, 1 that the file could not be read.`,
 		Example: `  mayfly config check mayfly.yaml
   mayfly config check /etc/mayfly/mayfly.yaml && systemctl restart mayfly`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := config.Load(args[0], cmd.Flags())
 			if err != nil {

@@ -14,14 +14,7 @@ import (
 )
 
 func logCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "log",
-		Short: "Work with the transparency log in the box",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(logInitCommand())
-	return cmd
+	return group("log", "Work with the transparency log in the box", "  mayfly log init --config /etc/mayfly/mayfly.yaml", logInitCommand())
 }
 
 func logInitCommand() *cobra.Command {
@@ -36,7 +29,7 @@ directory cannot quietly become a second log under the same name.
 
 It overwrites nothing. Back up what it made; the key cannot be made again.`,
 		Example: `  mayfly log init --config /etc/mayfly/mayfly.yaml`,
-		Args:    cobra.NoArgs,
+		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, err := config.Load(path, cmd.Flags())
 			if err != nil {

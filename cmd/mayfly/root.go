@@ -21,8 +21,8 @@ chained to your organization's PKI. It speaks the API of Sigstore's Fulcio, so
 cosign, gitsign and the other Sigstore clients work with it unmodified.
 
 To try it without any set-up, run mayfly-dev instead.`,
-		Example: `  mayfly config check mayfly.yaml     # every problem, with line and key
-  mayfly log init --config mayfly.yaml  # once: the key of the log in the box
+		Example: `  mayfly config check mayfly.yaml        # every problem, with line and key
+  mayfly log init --config mayfly.yaml   # once: the key of the log in the box
   mayfly serve --config mayfly.yaml
   mayfly audit verify /var/lib/mayfly/audit`,
 		SilenceUsage:  true,
@@ -33,11 +33,45 @@ To try it without any set-up, run mayfly-dev instead.`,
 	return cmd
 }
 
+// group is a command that only holds others. Without one of them it shows its
+// help.
+func group(use, short, example string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     use + " COMMAND",
+		Short:   short,
+		Example: example,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(commands...)
+	return cmd
+}
+
+// arguments demands one argument for each name, and says in words what is
+// missing or too much: cobra takes the file in "serve mayfly.yaml" for an unknown
+// command.
+func arguments(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < len(names) {
+			return fmt.Errorf("%s needs a %s; see %[1]s --help", cmd.CommandPath(), names[len(args)])
+		}
+		if len(args) == len(names) {
+			return nil
+		}
+		extra := args[len(names)]
+		if cmd.Flags().Lookup("config") != nil {
+			return fmt.Errorf("%s takes no argument %q; a configuration is named with --config", cmd.CommandPath(), extra)
+		}
+		return fmt.Errorf("%s takes no argument %q; see %[1]s --help", cmd.CommandPath(), extra)
+	}
+}
+
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Use:     "version",
+		Short:   "Print the version",
+		Example: `  mayfly version`,
+		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), "mayfly", versionText())
 			return err

@@ -30,7 +30,7 @@ configuration is wrong.`,
 		Example: `  mayfly serve --config /etc/mayfly/mayfly.yaml
   MAYFLY_LOGGING_LEVEL=debug mayfly serve --config mayfly.yaml
   mayfly serve --config mayfly.yaml --listen-address 127.0.0.1:8443`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, err := config.Load(path, cmd.Flags())
 			if err != nil {
@@ -62,6 +62,13 @@ func newLogger(c config.Logging, w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: level}
 	if c.Format == "text" {
 		return slog.New(slog.NewTextHandler(w, options))
+	}
+	options.ReplaceAttr = func(_ []string, a slog.Attr) slog.Attr {
+		// slog writes a bare number of nanoseconds, which nobody can read.
+		if a.Value.Kind() == slog.KindDuration {
+			a.Value = slog.StringValue(a.Value.Duration().String())
+		}
+		return a
 	}
 	return slog.New(slog.NewJSONHandler(w, options))
 }

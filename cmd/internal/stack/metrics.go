@@ -28,6 +28,7 @@ func (s *Stack) startMetrics(ctx context.Context) (io.Closer, error) {
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
 		WriteTimeout: 15 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}
+	s.logger.Info("serving metrics", "address", ln.Addr().String())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
