@@ -49,11 +49,14 @@ const (
 // is cut off. It returns nil after an orderly end, and only when no request is
 // running any more, or when one ignores its deadline.
 func (s *Server) Serve(ctx context.Context, cfg ListenConfig) error {
+	ln := cfg.Listener
 	srv, err := s.httpServer(cfg)
 	if err != nil {
+		if ln != nil {
+			err = errors.Join(err, ln.Close())
+		}
 		return fmt.Errorf("server: %w", err)
 	}
-	ln := cfg.Listener
 	if ln == nil {
 		if ln, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.Address); err != nil {
 			return fmt.Errorf("server: %w", err)

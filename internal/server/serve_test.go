@@ -89,6 +89,21 @@ func TestServeRefusesUnclearListenConfig(t *testing.T) {
 	}
 }
 
+func TestServeThatRefusesClosesItsListener(t *testing.T) {
+	s := start(t, options{})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Serve(t.Context(), ListenConfig{Listener: ln}); err == nil {
+		t.Fatal("Serve without TLS or plaintext returned nil")
+	}
+	if conn, err := net.Dial("tcp", ln.Addr().String()); err == nil {
+		_ = conn.Close()
+		t.Error("the listener is still open")
+	}
+}
+
 // served returns the name in the certificate that a new connection meets.
 func (s *stack) served(t *testing.T) string {
 	t.Helper()

@@ -162,6 +162,11 @@ func (s *Stack) Ready() map[string]bool {
 // Run serves until ctx ends, then drains within the configured bound and closes
 // everything. It returns nil after an orderly end.
 func (s *Stack) Run(ctx context.Context) error {
+	if s.options.Listener != nil {
+		// Serve closes it too; but it may not come to that, and clients must not
+		// wait at a door behind which there is nobody.
+		defer func() { _ = s.options.Listener.Close() }()
+	}
 	// Whichever part ends first, by ctx or by failing, ends the others.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -188,28 +193,33 @@ func (s *Stack) Run(ctx context.Context) error {
 	})
 	cancel()
 	background.Wait()
-	stopped := s.journal.Event(context.WithoutCancel(ctx), "stop")
+	stopped := bounded(func(ctx context.Context) error { return s.journal.Event(ctx, "stop") })
 	return errors.Join(err, s.logFailure(), stopped, metrics.Close(), s.Close())
 }
 
-// closeTimeout bounds the closing of log and journal after the drain.
+// closeTimeout bounds each step after the drain: a disk that hangs must not keep
+// the process, nor a log that hangs keep the journal from its last records.
 const closeTimeout = 10 * time.Second
+
+func bounded(step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	return step(ctx)
+}
 
 // Close closes everything that Open opened, the journal last: what the others
 // still do belongs in it. Run calls it; calling it again does nothing.
 func (s *Stack) Close() error {
 	s.once.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-		defer cancel()
 		var errs []error
 		if s.server != nil {
 			s.server.Close()
 		}
 		for _, l := range s.embedded {
-			errs = append(errs, l.Close(ctx))
+			errs = append(errs, bounded(l.Close))
 		}
 		if s.journal != nil {
-			errs = append(errs, s.journal.Close(ctx))
+			errs = append(errs, bounded(s.journal.Close))
 		}
 		s.plan.close()
 		s.closeErr = errors.Join(errs...)
