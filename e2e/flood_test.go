@@ -3,9 +3,9 @@ package e2e
 import (
 	"bytes"
 	"crypto/rand"
-	"crypto/rsa"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -28,13 +28,9 @@ const (
 )
 
 // junkTokens are tokens of every kind that costs nothing to make, or nothing
-// but a key of one's own.
-func junkTokens(t testing.TB, is *issuer) map[string]string {
+// but a key of one's own. Some name the decoy, a provider that nobody configured.
+func junkTokens(t testing.TB, is, decoy *issuer) map[string]string {
 	t.Helper()
-	own, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
 	now := time.Now()
 	claims := func(issuer string) map[string]any {
 		return map[string]any{
@@ -42,15 +38,20 @@ func junkTokens(t testing.TB, is *issuer) map[string]string {
 			"iat": now.Unix(), "exp": now.Add(10 * time.Minute).Unix(),
 		}
 	}
-	known := map[string]any{"alg": "RS256", "typ": "JWT", "kid": keyID}
+	header := func(more map[string]any) map[string]any {
+		h := map[string]any{"alg": "RS256", "typ": "JWT", "kid": keyID}
+		maps.Copy(h, more)
+		return h
+	}
 	good := strings.Split(is.token(t, alice, nil), ".")
 	return map[string]string{
 		"noise":           strings.Repeat("x", 500),
 		"dots":            strings.Repeat(".", 10_000),
 		"bad signature":   good[0] + "." + good[1] + "." + b64(make([]byte, 256)),
-		"foreign key":     sign(t, own, known, claims(is.url)),
-		"unknown kid":     sign(t, own, map[string]any{"alg": "RS256", "typ": "JWT", "kid": rand.Text()}, claims(is.url)),
-		"unknown issuer":  sign(t, own, known, claims("https://127.0.0.1:9/"+rand.Text())),
+		"foreign key":     sign(t, decoy.key, header(nil), claims(is.url)),
+		"unknown kid":     sign(t, decoy.key, header(map[string]any{"kid": rand.Text()}), claims(is.url)),
+		"unknown issuer":  decoy.token(t, alice, nil),
+		"key by address":  sign(t, decoy.key, header(map[string]any{"jku": decoy.url + "/certs", "x5u": decoy.url + "/certs"}), claims(is.url)),
 		"alg none":        b64([]byte(`{"alg":"none"}`)) + "." + good[1] + ".",
 		"expired":         is.token(t, alice, map[string]any{"exp": now.Add(-time.Hour).Unix(), "iat": now.Add(-2 * time.Hour).Unix()}),
 		"other audience":  is.token(t, alice, map[string]any{"aud": "vault"}),
@@ -64,7 +65,8 @@ func junkTokens(t testing.TB, is *issuer) map[string]string {
 // TestFloodOfJunkCostsABoundedAmount sends junk as fast as it is answered.
 func TestFloodOfJunkCostsABoundedAmount(t *testing.T) {
 	w := newWorld(t, setting{limits: noLimits})
-	tokens := junkTokens(t, w.issuer)
+	decoy := newIssuer(t, w.pki)
+	tokens := junkTokens(t, w.issuer, decoy)
 	for name, token := range tokens {
 		got, err := w.request(newApplicant(t, alice), token)
 		if err != nil || got.status != http.StatusBadRequest || got.reason() == "" {
@@ -74,10 +76,17 @@ func TestFloodOfJunkCostsABoundedAmount(t *testing.T) {
 	// The heap finds its size before it is measured.
 	w.flood(t, tokens, floodRequests/10)
 	asked, memory, files, state := w.issuer.requests.Load(), w.residentMemory(t), w.openFiles(t), w.stateSize(t)
+	series := w.metricSeries(t)
 	w.flood(t, tokens, floodRequests)
 
 	if n := w.issuer.requests.Load() - asked; n != 0 {
 		t.Errorf("%d junk tokens caused %d requests to the provider", floodRequests, n)
+	}
+	if n := decoy.requests.Load(); n != 0 {
+		t.Errorf("%d junk tokens caused %d requests to a provider that is not configured", floodRequests, n)
+	}
+	if n := w.metricSeries(t) - series; n > 0 {
+		t.Errorf("%d junk tokens made %d more time series", floodRequests, n)
 	}
 	if cost := w.residentMemory(t) - memory; cost > maxMemoryCost {
 		t.Errorf("%d junk tokens cost %d bytes of memory, want at most %d", floodRequests, cost, maxMemoryCost)
@@ -136,6 +145,22 @@ func (w *world) residentMemory(t testing.TB) int64 {
 	}
 	t.Fatal("no VmRSS in /proc")
 	return 0
+}
+
+// metricSeries is how many time series there are.
+func (w *world) metricSeries(t testing.TB) int {
+	t.Helper()
+	body, err := fetch(w.http, w.metrics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range bytes.Lines(body) {
+		if !bytes.HasPrefix(line, []byte("#")) {
+			n++
+		}
+	}
+	return n
 }
 
 func (w *world) openFiles(t testing.TB) int {
