@@ -5,10 +5,13 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/audit"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
@@ -302,5 +306,37 @@ func TestRunThatCannotStartClosesWhatItWasGiven(t *testing.T) {
 	if conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", ln.Addr().String()); err == nil {
 		s.must(conn.Close())
 		t.Error("the listener is still open")
+	}
+}
+
+// TestStopDuringAnIssuance: a log hangs, the service is told to stop, and the
+// request under way ends within its deadline with its intent closed before the
+// journal is.
+func TestStopDuringAnIssuance(t *testing.T) {
+	s := newSite(t)
+	arrived := make(chan struct{}, 1)
+	remote := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		arrived <- struct{}{}
+		<-r.Context().Done()
+	}))
+	t.Cleanup(remote.Close)
+	spki, err := x509.MarshalPKIXPublicKey(newKey(t).Public())
+	s.must(err)
+	s.write("log.pub", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))
+	r := s.run("  - {name: far, remote: {url: " + remote.URL + ", public_key: log.pub}}")
+	answered := make(chan answer, 1)
+	token, data := s.token(nil), body(t, newKey(t), "alice")
+	go func() { answered <- post(t, r.url+"/api/v2/signingCert", token, data) }()
+	<-arrived
+	s.must(r.stop())
+	if a := <-answered; a.status != 503 {
+		t.Errorf("the request under way got %d: %s", a.status, a.body)
+	}
+	if got := s.report(); got.NotIssued != 1 || got.Issued != 0 || len(got.Open) != 0 {
+		t.Errorf("journal: %+v; want one intent, closed as not issued", got)
+	}
+	if _, err := r.journal.Intent(t.Context(), ca.Intent{}); err == nil {
+		t.Error("the journal takes intents after the service has stopped")
 	}
 }
