@@ -400,3 +400,52 @@ func TestIssueClosesTheIntentWhenALogPanics(t *testing.T) {
 		t.Errorf("open intents %d, outcomes %+v; want the one intent closed as not issued", len(a.recorder.open), o)
 	}
 }
+
+// Wherever the client leaves, the intent is closed, and a certificate that came
+// to be is recorded as issued although nobody may have read it.
+func TestIssueClosesTheIntentWhereverTheClientLeaves(t *testing.T) {
+	for _, tc := range []struct {
+		name                        string
+		issued                      bool
+		signatures, entries, leaves int
+	}{
+		{"while the precertificate is signed", false, 1, 0, 1},
+		{"when the log has answered", false, 1, 1, 0},
+		{"while the certificate is signed", true, 2, 1, 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			a := newTestAuthority(t, func(c *Config) {
+				if tc.leaves == 0 {
+					c.Log = &leavingLog{c.Log, leave}
+				}
+			})
+			a.pki.key.sign = func(n int, _ []byte) ([]byte, error) {
+				if n == tc.leaves {
+					leave()
+				}
+				return nil, nil
+			}
+			_, err := a.Issue(ctx, testRequest(t, p256(t)))
+			o := a.recorder.outcomes
+			if len(a.recorder.open) != 0 || len(o) != 1 || (o[0].Err == nil) != tc.issued || (err == nil) != tc.issued {
+				t.Errorf("error %v, open intents %d, outcomes %+v; want one outcome, issued %v", err, len(a.recorder.open), o, tc.issued)
+			}
+			if a.log.size() != tc.entries || a.pki.key.count() != tc.signatures {
+				t.Errorf("%d log entries, %d signatures; want %d and %d", a.log.size(), a.pki.key.count(), tc.entries, tc.signatures)
+			}
+		})
+	}
+}
+
+// leavingLog answers well, and the client leaves meanwhile.
+type leavingLog struct {
+	Log
+	leave func()
+}
+
+func (l *leavingLog) Submit(ctx context.Context, s Submission) (SCT, error) {
+	defer l.leave()
+	return l.Log.Submit(ctx, s)
+}
