@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -90,4 +91,31 @@ func addressKey(addr netip.Addr) netip.Prefix {
 		return netip.Prefix{}
 	}
 	return key
+}
+
+// The lines about requests of unverified identity, which anybody can cause: so
+// many per second and at once. A flood would otherwise fill the disk that the
+// journal needs, and tell nothing that metrics do not count.
+const (
+	anonymousLines = 50
+	anonymousBurst = 2000
+)
+
+// lineLimit bounds lines in the log and counts those that it leaves out.
+type lineLimit struct {
+	limiter *rate.Limiter
+	out     atomic.Int64
+}
+
+func newLineLimit() *lineLimit {
+	return &lineLimit{limiter: rate.NewLimiter(anonymousLines, anonymousBurst)}
+}
+
+// take reports whether a line may be written, and how many before it were not.
+func (l *lineLimit) take(now time.Time) (left int64, ok bool) {
+	if !l.limiter.AllowN(now, 1) {
+		l.out.Add(1)
+		return 0, false
+	}
+	return l.out.Swap(0), true
 }

@@ -3,8 +3,10 @@ package server
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -72,6 +74,37 @@ func TestLogLinesAreBounded(t *testing.T) {
 	for line := range strings.Lines(s.log.String()) {
 		if len(line) > 4<<10 {
 			t.Errorf("line of %d bytes: %.200s", len(line), line)
+		}
+	}
+}
+
+// A flood of junk leaves a bounded log; what was left out is told once it is
+// over, and requests of verified identities are always there.
+func TestFloodOfJunkLeavesABoundedLog(t *testing.T) {
+	s := start(t, options{})
+	handler := s.Handler()
+	junk := func() {
+		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/junk", nil))
+	}
+	const flood = anonymousBurst + 500
+	for range flood {
+		junk()
+	}
+	if got := strings.Count(s.log.String(), `"route":"other"`); got != anonymousBurst {
+		t.Errorf("%d lines about %d junk requests, want %d", got, flood, anonymousBurst)
+	}
+	if resp, body := s.post(t, "/api/v2/signingCert", "alice", s.body(t)); resp.StatusCode != http.StatusOK {
+		t.Errorf("during the flood: %d %s", resp.StatusCode, body)
+	}
+	s.post(t, "/api/v2/signingCert", "issue:policy", s.body(t))
+	s.clock.advance(time.Second)
+	junk()
+	if err := s.wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"issuer":"corp","subject":"subject of alice"`, `"reason":"policy"`, `"left_out":500`} {
+		if !strings.Contains(s.log.String(), want) {
+			t.Errorf("the log has no line with %s", want)
 		}
 	}
 }

@@ -131,6 +131,7 @@ type Server struct {
 	// identities is keyed by issuer name and subject.
 	identities *keyedLimiter[[2]string]
 	inFlight   chan struct{}
+	anonymous  *lineLimit
 
 	// mu guards serving and closed.
 	mu      sync.Mutex
@@ -180,6 +181,7 @@ func New(cfg Config) (*Server, error) {
 		addresses:  newKeyedLimiter[netip.Prefix](cfg.Limits.PerAddress, maxKeys),
 		identities: newKeyedLimiter[[2]string](cfg.Limits.PerIdentity, maxKeys),
 		inFlight:   make(chan struct{}, cfg.Limits.InFlight),
+		anonymous:  newLineLimit(),
 		watches:    newWatches(),
 		serving:    true,
 	}

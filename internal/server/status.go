@@ -248,8 +248,8 @@ func compact(body []byte) []byte {
 	return out
 }
 
-// log writes the one line about a call. Nothing else in this package logs what
-// became of a request.
+// log writes the one line about a call, unless a flood of anonymous ones leaves
+// it out. Nothing else in this package logs what became of a request.
 func (s *Server) log(c *call, outcome string, took time.Duration) {
 	level := slog.LevelInfo
 	attrs := []slog.Attr{
@@ -269,6 +269,18 @@ func (s *Server) log(c *call, outcome string, took time.Duration) {
 		attrs = append(attrs, slog.String("reason", string(c.refusal.Reason)), slog.String("err", causeOf(c.refusal)))
 	case c.quiet:
 		level = slog.LevelDebug
+	}
+	if !s.cfg.Logger.Enabled(context.Background(), level) {
+		return
+	}
+	if c.identity.IssuerName == "" && level < slog.LevelError {
+		left, ok := s.anonymous.take(s.cfg.Clock())
+		if !ok {
+			return
+		}
+		if left > 0 {
+			attrs = append(attrs, slog.Int64("left_out", left))
+		}
 	}
 	s.cfg.Logger.LogAttrs(context.Background(), level, "request", attrs...)
 }
