@@ -27,10 +27,11 @@ type bundleClient struct {
 	name string
 	sign func(t *testing.T, w *world, blob, bundle string)
 	// verify returns an error when the client refuses.
-	verify func(t *testing.T, w *world, blob, bundle, email string) error
-	// Words of which the client says one when the identity is wrong, the file
-	// was changed, or the timestamp is missing and the certificate has expired.
-	wrongIdentity, tampered, noTimestamp []string
+	verify func(t *testing.T, w *world, blob, bundle, email, issuer string) error
+	// Words of which the client says one when the identity is of another person
+	// or provider, the file was changed, or the timestamp is missing and the
+	// certificate has expired.
+	wrongIdentity, wrongIssuer, tampered, noTimestamp []string
 }
 
 func bundleClients() []bundleClient {
@@ -56,7 +57,7 @@ func TestStockClientsSignAndVerify(t *testing.T) {
 			c.sign(t, w, blob, bundle)
 			leaf := leafOf(t, bundle)
 			w.checkLeaf(t, leaf)
-			if err := c.verify(t, w, blob, bundle, alice); err != nil {
+			if err := c.verify(t, w, blob, bundle, alice, w.issuer.url); err != nil {
 				t.Errorf("verifying what was signed a moment before: %v", err)
 			}
 			signings = append(signings, signing{c.name, bundle, leaf})
@@ -86,13 +87,14 @@ func TestStockClientsSignAndVerify(t *testing.T) {
 // refused for its own reason.
 func checkVerifier(t *testing.T, w *world, c bundleClient, s signing, blob string) {
 	t.Helper()
-	if err := c.verify(t, w, blob, s.bundle, alice); err != nil {
+	if err := c.verify(t, w, blob, s.bundle, alice, w.issuer.url); err != nil {
 		t.Errorf("verifying after the certificate has expired: %v", err)
 	}
-	refuses(t, "another identity", c.wrongIdentity, c.verify(t, w, blob, s.bundle, mallory))
+	refuses(t, "another identity", c.wrongIdentity, c.verify(t, w, blob, s.bundle, mallory, w.issuer.url))
+	refuses(t, "another provider", c.wrongIssuer, c.verify(t, w, blob, s.bundle, alice, w.issuer.url+"/"))
 	changed := writeFile(t, filepath.Join(t.TempDir(), "changed"), "what is released!\n")
-	refuses(t, "a changed file", c.tampered, c.verify(t, w, changed, s.bundle, alice))
-	refuses(t, "a bundle without its timestamp", c.noTimestamp, c.verify(t, w, blob, withoutTimestamp(t, s.bundle), alice))
+	refuses(t, "a changed file", c.tampered, c.verify(t, w, changed, s.bundle, alice, w.issuer.url))
+	refuses(t, "a bundle without its timestamp", c.noTimestamp, c.verify(t, w, blob, withoutTimestamp(t, s.bundle), alice, w.issuer.url))
 }
 
 // awaitExpiry waits for a time that is known, at most ten seconds ahead.

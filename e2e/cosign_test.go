@@ -18,15 +18,16 @@ func cosign3() bundleClient {
 				"--trusted-root", w.save(t, "/trust/trusted_root.json", "trusted_root.json"),
 				"--bundle", bundle, blob)
 		},
-		verify: func(t *testing.T, w *world, blob, bundle, email string) error {
+		verify: func(t *testing.T, w *world, blob, bundle, email, issuer string) error {
 			t.Helper()
 			_, err := w.client3().run(t, program(t, "E2E_COSIGN3"), "verify-blob",
 				"--trusted-root", w.save(t, "/trust/trusted_root.json", "trusted_root.json"), "--bundle", bundle,
 				"--use-signed-timestamps", "--insecure-ignore-tlog",
-				"--certificate-identity", email, "--certificate-oidc-issuer", w.issuer.url, blob)
+				"--certificate-identity", email, "--certificate-oidc-issuer", issuer, blob)
 			return err
 		},
 		wrongIdentity: []string{"expected SAN value"},
+		wrongIssuer:   []string{"expected issuer value"},
 		tampered:      []string{"invalid signature"},
 		noTimestamp:   []string{"timestamp"},
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -190,15 +191,24 @@ func (o *output) String() string {
 
 // freePort returns a loopback port on which nothing listens. The service's URL
 // is in its configuration and in its log, so the port is chosen beforehand and
-// stays through restarts.
+// stays through restarts. It is below the range that the kernel takes the ports
+// of outgoing connections from (32768 and up, by default), one of which could
+// otherwise sit on it while the service is down.
 func freePort(t testing.TB) int {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 20000 + rand.IntN(12000)
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		if err := ln.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return port
 	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
+	t.Fatal("found no free port in a hundred attempts")
+	return 0
 }
 
 func writeFile(t testing.TB, path, content string) string {

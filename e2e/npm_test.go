@@ -23,12 +23,13 @@ func npm() bundleClient {
 				t.Fatal(err)
 			}
 		},
-		verify: func(t *testing.T, w *world, blob, bundle, email string) error {
+		verify: func(t *testing.T, w *world, blob, bundle, email, issuer string) error {
 			t.Helper()
-			_, err := node(t, w, "verify", blob, bundle, w.save(t, "/trust/trusted_root.json", "trusted_root.json"), email, w.issuer.url)
+			_, err := node(t, w, "verify", blob, bundle, w.save(t, "/trust/trusted_root.json", "trusted_root.json"), email, issuer)
 			return err
 		},
 		wrongIdentity: []string{"UNTRUSTED_SIGNER_ERROR"},
+		wrongIssuer:   []string{"UNTRUSTED_SIGNER_ERROR"},
 		tampered:      []string{"SIGNATURE_ERROR"},
 		noTimestamp:   []string{"expected 1 timestamps, got 0"},
 	}

@@ -65,6 +65,9 @@ if [ "$(node -p 'process.versions.node.split(".")[0] >= 20')" != true ]; then
   exit 1
 fi
 
+stage "looking for go and a C compiler"
+../.ci/prerequisites
+
 stage "building mayfly"
 (cd .. && "$go" build -o bin/mayfly ./cmd/mayfly)
 E2E_MAYFLY=$(cd ../bin && pwd)/mayfly
@@ -88,6 +91,6 @@ stage "compiling the tests"
 "$go" vet .
 
 stage "running the tests"
-"$go" test -count=1 -timeout=14m "$@" ./...
+"$go" test -race -count=1 -timeout=14m "$@" ./...
 
 stage "done"

@@ -37,7 +37,7 @@ func sigstoreGo() bundleClient {
 			}
 			writeFile(t, path, string(text))
 		},
-		verify: func(t *testing.T, w *world, blob, path, email string) error {
+		verify: func(t *testing.T, w *world, blob, path, email, issuer string) error {
 			t.Helper()
 			signed, err := bundle.LoadJSONFromPath(path)
 			if err != nil {
@@ -47,7 +47,7 @@ func sigstoreGo() bundleClient {
 			if err != nil {
 				t.Fatal(err)
 			}
-			identity, err := verify.NewShortCertificateIdentity(w.issuer.url, "", email, "")
+			identity, err := verify.NewShortCertificateIdentity(issuer, "", email, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -60,6 +60,7 @@ func sigstoreGo() bundleClient {
 			return err
 		},
 		wrongIdentity: []string{"expected SAN value"},
+		wrongIssuer:   []string{"expected issuer value"},
 		tampered:      []string{"invalid signature"},
 		noTimestamp:   []string{"timestamp"},
 	}
