@@ -62,6 +62,7 @@ func (s *Server) Serve(ctx context.Context, cfg ListenConfig) error {
 			return fmt.Errorf("server: %w", err)
 		}
 	}
+	ln = s.connections.limit(ln)
 	s.cfg.Logger.Info("listening", "address", ln.Addr().String(), "tls", !cfg.Plaintext)
 	served := make(chan error, 1)
 	go func() {

@@ -15,7 +15,7 @@ type metrics struct {
 	notAfter prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer, inFlight func() float64) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, inFlight, connections chan struct{}) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_server_requests_total",
@@ -56,7 +56,11 @@ func newMetrics(reg prometheus.Registerer, inFlight func() float64) (*metrics, e
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "mayfly_server_in_flight_requests",
 			Help: "Issuances under way. An increase towards the limit means that callers are about to be turned away.",
-		}, inFlight),
+		}, func() float64 { return float64(len(inFlight)) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "mayfly_server_open_connections",
+			Help: "Connections of clients, idle ones included. An increase towards half of the process's descriptor limit means that new ones are about to wait.",
+		}, func() float64 { return float64(len(connections)) }),
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

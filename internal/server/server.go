@@ -132,6 +132,8 @@ type Server struct {
 	identities *keyedLimiter[[2]string]
 	inFlight   chan struct{}
 	anonymous  *lineLimit
+	// connections limits those of Serve.
+	connections *connections
 
 	// mu guards serving and closed.
 	mu      sync.Mutex
@@ -185,12 +187,13 @@ func New(cfg Config) (*Server, error) {
 		watches:    newWatches(),
 		serving:    true,
 	}
+	s.connections = newConnections(connectionLimit(), s.trusts)
 	s.routes = s.restRoutes()
 	if err := s.checkMounts(); err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
 	var err error
-	if s.metrics, err = newMetrics(cfg.Registerer, func() float64 { return float64(len(s.inFlight)) }); err != nil {
+	if s.metrics, err = newMetrics(cfg.Registerer, s.inFlight, s.connections.slots); err != nil {
 		return nil, fmt.Errorf("server: registering metrics: %w", err)
 	}
 	s.grpc, s.health = s.newGRPC()
