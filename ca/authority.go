@@ -124,7 +124,7 @@ func (a *Authority) Issue(ctx context.Context, r Request) (Certificate, error) {
 			a.abandon(ctx, intent, d)
 		}
 	}()
-	cert, err := a.sign(ctx, r, d, encoded, logTBS)
+	cert, err := a.sign(ctx, d, encoded, logTBS)
 	returned = true
 	// 5. The outcome is recorded before the reply, whatever it is and whether or
 	// not the client still waits.
@@ -295,7 +295,7 @@ func (a *Authority) readClock() (time.Time, error) {
 
 // sign makes the precertificate, gets its SCT and makes the final certificate
 // from the same bytes.
-func (a *Authority) sign(ctx context.Context, r Request, d *draft, encoded tbs, logTBS []byte) (Certificate, error) {
+func (a *Authority) sign(ctx context.Context, d *draft, encoded tbs, logTBS []byte) (Certificate, error) {
 	cert := Certificate{chain: d.chain, Serial: d.serial, NotBefore: d.notBefore, NotAfter: d.notAfter}
 	if !d.logged {
 		// The operator wrote `logs: disabled`. There is no poison to replace, so

@@ -171,7 +171,7 @@ func (r *Remote) Submit(ctx context.Context, s Submission) (SCT, error) {
 			return SCT{}, fmt.Errorf("log %q: %w: %w", r.name, context.Cause(ctx), err)
 		}
 		failure, again := errors.AsType[*attemptError](err)
-		pause := minPause + rand.N(maxPause-minPause)
+		pause := minPause + rand.N(maxPause-minPause) //nolint:gosec // jitter, not a secret
 		if again {
 			pause = max(pause, failure.retryAfter)
 		}

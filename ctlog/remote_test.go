@@ -141,8 +141,8 @@ func TestRemoteFaults(t *testing.T) {
 	l, other := newFakeLog(t), newFakeLog(t)
 	ca := testca.New(t)
 	s, foreign := ca.Precertificate(t), ca.Precertificate(t)
-	always := func(make func() *http.Response) func(*http.Request, int32) (*http.Response, error) {
-		return func(*http.Request, int32) (*http.Response, error) { return make(), nil }
+	always := func(response func() *http.Response) func(*http.Request, int32) (*http.Response, error) {
+		return func(*http.Request, int32) (*http.Response, error) { return response(), nil }
 	}
 	good := func() *http.Response { return respond(200, answer(t, l.sign(t, s, time.Now(), nil))) }
 	signed := func(by *fakeLog, of ctlog.Submission, in time.Duration) func(*http.Request, int32) (*http.Response, error) {

@@ -83,7 +83,7 @@ func readSecret(what, path string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", what, err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // nothing was written
 	st, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", what, err)

@@ -39,7 +39,7 @@ func do(req *http.Request, answer *[]byte) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end below
+	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return 0, fmt.Errorf("reading the answer: %w", err)

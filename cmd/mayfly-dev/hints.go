@@ -25,9 +25,9 @@ All of it holds. Three commands to try next:
 
 // printHints tells what runs and how to point cosign at it.
 func printHints(out io.Writer, w *world) {
-	token := "bin/mayfly-dev token"
+	command := "bin/mayfly-dev token"
 	if address := strings.TrimPrefix(w.issuer, "http://"); address != defaultProvider {
-		token += " --provider " + address
+		command += " --provider " + address
 	}
 	fmt.Fprintf(out, `Mayfly is running for demonstration; trust nothing that it signs.
 
@@ -48,5 +48,5 @@ To sign and verify a file with cosign v3, paste:
 cosign opens the login page in a browser; the page names the users and their
 password. Without a browser, first: export SIGSTORE_ID_TOKEN=$(%[4]s)
 Stop with Ctrl-C.
-`, w.url, w.issuer, w.settings.state, token)
+`, w.url, w.issuer, w.settings.state, command)
 }

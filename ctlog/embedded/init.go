@@ -153,7 +153,7 @@ func writeKeys(dir string, key *ecdsa.PrivateKey) (spki []byte, err error) {
 func plantTree(ctx context.Context, c InitConfig, key *ecdsa.PrivateKey, info Info) error {
 	redirectKlog(discard)
 	tree := filepath.Join(c.Dir, treeDir)
-	if err := os.Mkdir(tree, 0o755); err != nil {
+	if err := os.Mkdir(tree, 0o755); err != nil { //nolint:gosec // what is in it is public
 		return err
 	}
 	if err := syncDir(c.Dir); err != nil {

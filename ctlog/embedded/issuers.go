@@ -23,7 +23,7 @@ const maxKnownIssuers = 1024
 
 func openIssuers(tree string) (*issuers, error) {
 	dir := filepath.Join(tree, "issuer")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // what is in it is public
 		return nil, fmt.Errorf("opening issuer store: %w", err)
 	}
 	if err := syncDir(tree); err != nil {

@@ -112,7 +112,7 @@ func syncDir(path string) error {
 	if err != nil {
 		return fmt.Errorf("opening directory to sync it: %w", err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // nothing was written to it; Sync is the last word
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("syncing directory: %w", err)
 	}

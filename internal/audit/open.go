@@ -174,7 +174,7 @@ func (d directory) rewrite(seq uint64, n int64) error {
 	if err != nil {
 		return fmt.Errorf("opening segment: %w", err)
 	}
-	defer in.Close()
+	defer in.Close() //nolint:errcheck // nothing was written
 	path := filepath.Join(d.path, temporary)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing what an earlier recovery left: %w", err)

@@ -97,8 +97,12 @@ func recoverFrom(dir string, text, lockText []byte) error {
 		os.WriteFile(filepath.Join(dir, lockName), lockText, 0o600)); err != nil {
 		return err
 	}
-	if r, err := Verify(dir); err != nil || r.TornBytes != torn {
-		return fmt.Errorf("Verify before = %d bytes torn, %v; want %d, nil", r.TornBytes, err, torn)
+	r, err := Verify(dir)
+	if err != nil {
+		return fmt.Errorf("Verify before: %w", err)
+	}
+	if r.TornBytes != torn {
+		return fmt.Errorf("Verify before = %d bytes torn, want %d", r.TornBytes, torn)
 	}
 	j, err := Open(context.Background(), config(dir))
 	if err != nil {

@@ -130,7 +130,7 @@ func (s *scan) file(ctx context.Context, path string, seq uint64) error {
 	if err != nil {
 		return fmt.Errorf("audit: opening segment: %w", err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // nothing was written
 	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
 		return errors.Join(fmt.Errorf("audit: %s is not a regular file", name), err)
 	}

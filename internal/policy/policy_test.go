@@ -93,7 +93,8 @@ func TestDigestFollowsThePolicy(t *testing.T) {
 		}
 		return d.PolicyDigest
 	}
-	if digest("corp.example") != digest("corp.example") || digest("corp.example") == digest("corp2.example") {
-		t.Error("the digest does not follow the policy")
+	first, again, other := digest("corp.example"), digest("corp.example"), digest("corp2.example")
+	if first != again || first == other {
+		t.Errorf("digests %x, again %x, of another policy %x; want the first two equal and the third different", first, again, other)
 	}
 }

@@ -86,7 +86,7 @@ func newChain(t testing.TB, issuing, root time.Time, usage x509.ExtKeyUsage) []*
 			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 		}
 	}
-	make := func(cert, parent *x509.Certificate) *x509.Certificate {
+	sign := func(cert, parent *x509.Certificate) *x509.Certificate {
 		der, err := x509.CreateCertificate(rand.Reader, cert, parent, key.Public(), key)
 		if err != nil {
 			t.Fatal(err)
@@ -100,7 +100,7 @@ func newChain(t testing.TB, issuing, root time.Time, usage x509.ExtKeyUsage) []*
 	anchor := template("root", root)
 	below := template("issuing", issuing)
 	below.ExtKeyUsage = []x509.ExtKeyUsage{usage}
-	return []*x509.Certificate{make(below, anchor), make(anchor, anchor)}
+	return []*x509.Certificate{sign(below, anchor), sign(anchor, anchor)}
 }
 
 // full is an input with everything: two chains in rotation, a log, timestamps,

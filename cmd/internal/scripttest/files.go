@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,16 +14,12 @@ import (
 
 func digests(ts *testscript.TestScript, _ bool, args []string) {
 	want(ts, args, 1, 1)
-	dir := ts.MkAbs(args[0])
-	ts.Check(filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	tree := os.DirFS(ts.MkAbs(args[0]))
+	ts.Check(fs.WalkDir(tree, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(dir, path)
+		data, err := fs.ReadFile(tree, name)
 		fmt.Fprintf(ts.Stdout(), "%x  %s\n", sha256.Sum256(data), name)
 		return err
 	}))
