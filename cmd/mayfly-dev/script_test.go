@@ -27,7 +27,7 @@ func TestScripts(t *testing.T) {
 func buildMayfly(t *testing.T) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "mayfly")
-	args := []string{"build", "-o", file}
+	args := []string{"build", "-buildvcs=false", "-o", file}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
 			if s.Key == "-race" && s.Value == "true" {
