@@ -56,8 +56,9 @@ client() {
   export "$variable=$file"
 }
 
-stage "looking for openssl and node"
+stage "looking for openssl, curl and node"
 need openssl openssl
+need curl curl
 need node nodejs npm
 need npm npm
 if [ "$(node -p 'process.versions.node.split(".")[0] >= 20')" != true ]; then
@@ -92,5 +93,13 @@ stage "compiling the tests"
 
 stage "running the tests"
 "$go" test -race -count=1 -timeout=14m "$@" ./...
+
+# Only in a whole run: flags are for picking tests.
+if [ $# = 0 ]; then
+  stage "pasting docs/getting-started.md"
+  mkdir -p "$cache/path"
+  ln -sf "$E2E_COSIGN3" "$cache/path/cosign"
+  PATH="$cache/path:$PATH" ../.ci/guide docs/getting-started.md
+fi
 
 stage "done"
