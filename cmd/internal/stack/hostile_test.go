@@ -9,12 +9,15 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -338,5 +341,110 @@ func TestStopDuringAnIssuance(t *testing.T) {
 	}
 	if _, err := r.journal.Intent(t.Context(), ca.Intent{}); err == nil {
 		t.Error("the journal takes intents after the service has stopped")
+	}
+}
+
+// serve answers on loopback without Run, so that a test can bring its own clock
+// and logger.
+func (s *site) serve(f *config.File, o Options) (url string, stop func()) {
+	s.t.Helper()
+	stack, err := Open(s.t.Context(), f, o)
+	s.must(err)
+	ctx, cancel := context.WithCancel(s.t.Context())
+	done := make(chan struct{})
+	go func() { stack.verifier.Run(ctx); close(done) }()
+	s.awaitKeys(stack)
+	srv := httptest.NewServer(stack.server.Handler())
+	return srv.URL, func() {
+		srv.Close()
+		cancel()
+		<-done
+		s.must(stack.Close())
+	}
+}
+
+// TestClockSetBack: a token that has expired long ago must not come alive again
+// because somebody set the clock, neither while the service runs nor across a
+// restart.
+func TestClockSetBack(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	f := s.configure("127.0.0.1:1", "")
+	var back atomic.Int64 // nanoseconds
+	clock := func() time.Time { return time.Now().Round(0).Add(-time.Duration(back.Load())) }
+	url, stop := s.serve(f, Options{Clock: clock})
+	if a := post(t, url+"/api/v2/signingCert", s.token(nil), body(t, newKey(t), "alice")); a.status != 200 {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	back.Store(int64(20 * time.Minute))
+	old := s.token(func(c map[string]any) {
+		c["iat"], c["exp"] = clock().Unix(), clock().Add(10*time.Minute).Unix()
+	})
+	a := post(t, url+"/api/v2/signingCert", old, body(t, newKey(t), "alice"))
+	if code, _ := reason(t, a); a.status != 503 || code != "clock_unsafe" {
+		t.Errorf("got %d %q: %s; want 503 clock_unsafe", a.status, code, a.body)
+	}
+	if a := get(t, url+"/readyz"); a.status != 503 || !bytes.Contains(a.body, []byte(`"clock":false`)) {
+		t.Errorf("readyz: %d %s; want the clock not ready", a.status, a.body)
+	}
+	back.Store(0) // the log signs its last checkpoint
+	stop()
+	back.Store(int64(20 * time.Minute))
+	if got := s.report(); got.Issued != 1 || got.Intents != 1 {
+		t.Errorf("journal: %+v; want the first certificate alone", got)
+	}
+	if stack, err := Open(t.Context(), f, Options{Clock: clock}); err == nil {
+		t.Errorf("the service starts before its own past: %v", stack.Close())
+	}
+}
+
+// lockedBuffer collects log lines.
+type lockedBuffer struct {
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+// TestNoLogHoldsASecret: the whole service at its most talkative, asked well and
+// badly, writes neither token nor proof nor private key.
+func TestNoLogHoldsASecret(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	log := new(lockedBuffer)
+	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	url, stop := s.serve(s.configure("127.0.0.1:1", ""), Options{Logger: logger})
+	good := body(t, newKey(t), "alice")
+	for _, change := range []func(map[string]any){
+		nil,
+		func(c map[string]any) { c["aud"] = "other" },
+		func(c map[string]any) { c["exp"] = 1 },
+		func(c map[string]any) { c["email"] = "alice@evil.example" },
+		func(c map[string]any) { c["email_verified"] = "maybe" },
+		func(c map[string]any) { c["sub"] = "\u202ealice" },
+		func(c map[string]any) { c["iss"] = "https://elsewhere.example" },
+		func(c map[string]any) { c["ſub"] = "root" },
+	} {
+		token := s.token(change)
+		for _, send := range []string{token, token + "A", "Bearer " + token, token[1:], token + "." + token, token[:len(token)-10] + "AAAAAAAAAA"} {
+			post(t, url+"/api/v2/signingCert", send, good)
+			post(t, url+"/api/v2/signingCert", "", fmt.Appendf(nil, `{"credentials":%q}`, send))
+			post(t, url+"/api/v2/signingCert", "", fmt.Appendf(nil, `{"credentials":{"oidcIdentityToken":%q},"certificateSigningRequest":%q}`, send, send))
+			get(t, url+"/"+send)
+		}
+	}
+	stop()
+	text := log.buf.String() + s.journal()
+	if !strings.Contains(text, "san_not_allowed") || !strings.Contains(text, "claim_chars") {
+		t.Fatal("the refusals are not in the log, so it shows nothing")
+	}
+	for _, secret := range []string{"eyJ", "PRIVATE KEY", "proofOfPossession"} {
+		if at := strings.Index(text, secret); at >= 0 {
+			t.Errorf("found %q: %.300s", secret, text[max(0, at-100):])
+		}
 	}
 }
