@@ -84,6 +84,10 @@ func New(cfg Config) (*Authority, error) {
 	if a.metrics, err = newMetrics(cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("ca: registering metrics: %w", err)
 	}
+	a.metrics.logging.Set(0)
+	if a.log != nil {
+		a.metrics.logging.Set(1)
+	}
 	return a, nil
 }
 

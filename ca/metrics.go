@@ -18,6 +18,7 @@ const (
 type metrics struct {
 	issuance *prometheus.CounterVec
 	stages   *prometheus.HistogramVec
+	logging  prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -32,6 +33,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Buckets: []float64{.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 4},
 		}, []string{"stage"}),
 	}
+	m.logging = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "mayfly_ca_logging_enabled",
+		Help: "1 if certificates are logged; an increase means that logging was switched on, a drop that the configuration says `logs: disabled`.",
+	})
 	if reg == nil {
 		return m, nil
 	}
@@ -41,7 +46,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if m.issuance, err = register(reg, m.issuance); err != nil {
 		return nil, err
 	}
-	m.stages, err = register(reg, m.stages)
+	if m.stages, err = register(reg, m.stages); err != nil {
+		return nil, err
+	}
+	m.logging, err = register(reg, m.logging)
 	return m, err
 }
 

@@ -156,6 +156,10 @@ func (s *Stack) Ready() map[string]bool {
 			ready["issuers"] = true
 		}
 	}
+	if s.file.Logs.Disabled {
+		// Ready, for the operator said so; but whoever looks must see it.
+		ready["logs_disabled"] = true
+	}
 	return ready
 }
 

@@ -430,4 +430,18 @@ func TestLogsDisabledGivesADetachedAnswer(t *testing.T) {
 	if a.status != 200 || !bytes.Contains(a.body, []byte("signedCertificateDetachedSct")) {
 		t.Errorf("status %d: %s", a.status, a.body)
 	}
+	if a := get(t, srv.URL+"/readyz"); a.status != 200 || !bytes.Contains(a.body, []byte(`"logs_disabled":true`)) {
+		t.Errorf("readyz: %d %s; want it to tell that nothing is logged", a.status, a.body)
+	}
+	families, err := stack.registry.Gather()
+	s.must(err)
+	enabled := 1.0
+	for _, f := range families {
+		if f.GetName() == "mayfly_ca_logging_enabled" {
+			enabled = f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	if enabled != 0 {
+		t.Error("no metric tells that nothing is logged")
+	}
 }
