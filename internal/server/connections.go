@@ -21,8 +21,9 @@ func connectionLimit() int {
 	return int(min(maxConnections, max(files.Cur/2, 1)))
 }
 
-// connections counts the connections of all clients and of each.
-type connections struct {
+// shares hands out slots for what clients can hold on to, such as connections,
+// and to one address no more than its share.
+type shares struct {
 	slots chan struct{}
 	// perAddress is how many one address may have, a quarter of all, unless it
 	// is that of a trusted proxy.
@@ -34,45 +35,57 @@ type connections struct {
 	held map[netip.Prefix]int
 }
 
-func newConnections(limit int, trusts func(netip.Addr) bool) *connections {
-	return &connections{
+func newShares(limit int, trusts func(netip.Addr) bool) *shares {
+	return &shares{
 		slots: make(chan struct{}, limit), perAddress: max(limit/4, 1), trusts: trusts, held: make(map[netip.Prefix]int),
 	}
 }
 
-// enter counts a connection, or refuses it as one too many of its address. What
-// it returns takes the connection off again, once.
-func (c *connections) enter(remote net.Addr) (leave func(), ok bool) {
-	addr, known := parseHop(remote.String())
-	if known && c.trusts(addr) {
-		return func() {}, true
-	}
-	key := addressKey(addr)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.held[key] >= c.perAddress {
+// take gives out a slot if there is one, for this address too. The slot is given
+// back by what take returns, once.
+func (s *shares) take(addr netip.Addr) (release func(), ok bool) {
+	select {
+	case s.slots <- struct{}{}:
+		return s.assign(addr)
+	default:
 		return nil, false
 	}
-	c.held[key]++
+}
+
+// assign gives a slot that was taken to an address, or back if the address has
+// its share.
+func (s *shares) assign(addr netip.Addr) (release func(), ok bool) {
+	if addr.IsValid() && s.trusts(addr) {
+		return sync.OnceFunc(func() { <-s.slots }), true
+	}
+	key := addressKey(addr)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held[key] >= s.perAddress {
+		<-s.slots
+		return nil, false
+	}
+	s.held[key]++
 	return sync.OnceFunc(func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.held[key]--; c.held[key] == 0 {
-			delete(c.held, key)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.held[key]--; s.held[key] == 0 {
+			delete(s.held, key)
 		}
+		<-s.slots
 	}), true
 }
 
 // limit returns a listener that accepts no more connections than there are
 // slots. Those beyond wait in the kernel's queue; those beyond the share of
 // their address are closed.
-func (c *connections) limit(ln net.Listener) net.Listener {
-	return &limitedListener{Listener: ln, connections: c, done: make(chan struct{})}
+func (s *shares) limit(ln net.Listener) net.Listener {
+	return &limitedListener{Listener: ln, shares: s, done: make(chan struct{})}
 }
 
 type limitedListener struct {
 	net.Listener
-	connections *connections
+	shares *shares
 	// done is closed by Close, for an Accept that waits for a slot.
 	done chan struct{}
 	once sync.Once
@@ -81,25 +94,20 @@ type limitedListener struct {
 func (l *limitedListener) Accept() (net.Conn, error) {
 	for {
 		select {
-		case l.connections.slots <- struct{}{}:
+		case l.shares.slots <- struct{}{}:
 		case <-l.done:
 			return nil, net.ErrClosed
 		}
 		conn, err := l.Listener.Accept()
 		if err != nil {
-			<-l.connections.slots
+			<-l.shares.slots
 			return nil, err
 		}
-		leave, ok := l.connections.enter(conn.RemoteAddr())
-		if !ok {
-			_ = conn.Close()
-			<-l.connections.slots
-			continue
+		addr, _ := parseHop(conn.RemoteAddr().String())
+		if release, ok := l.shares.assign(addr); ok {
+			return &limitedConn{Conn: conn, release: release}, nil
 		}
-		return &limitedConn{Conn: conn, release: sync.OnceFunc(func() {
-			leave()
-			<-l.connections.slots
-		})}, nil
+		_ = conn.Close()
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 // listenTCP returns a limited listener on loopback, and what it accepts.
-func listenTCP(t *testing.T, c *connections) (ln net.Listener, accepted chan net.Conn) {
+func listenTCP(t *testing.T, c *shares) (ln net.Listener, accepted chan net.Conn) {
 	t.Helper()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -68,7 +68,7 @@ func (l *endlessListener) Close() error { return nil }
 
 func TestConnectionsOverTheLimitWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		inner, c := new(endlessListener), newConnections(8, nobody)
+		inner, c := new(endlessListener), newShares(8, nobody)
 		c.perAddress = 8 // a pipe has no address
 		ln := c.limit(inner)
 		var conns []net.Conn
@@ -97,7 +97,7 @@ func TestConnectionsOverTheLimitWait(t *testing.T) {
 }
 
 func TestOneAddressHasAShareOfTheConnections(t *testing.T) {
-	c := newConnections(8, nobody)
+	c := newShares(8, nobody)
 	ln, accepted := listenTCP(t, c)
 	dialTCP(t, ln)
 	dialTCP(t, ln)
@@ -106,19 +106,22 @@ func TestOneAddressHasAShareOfTheConnections(t *testing.T) {
 	if _, err := dialTCP(t, ln).Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("a third connection of one address: got %v, want it closed", err)
 	}
-	if leave, ok := c.enter(&net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1}); !ok {
+	if release, ok := c.take(netip.MustParseAddr("192.0.2.1")); !ok {
 		t.Error("another address is refused too")
 	} else {
-		leave()
+		release()
 	}
 	_ = first.Close()
 	dialTCP(t, ln)
 	<-accepted
-	if _, ok := newConnections(1, func(netip.Addr) bool { return true }).enter(first.RemoteAddr()); !ok {
-		t.Error("a trusted proxy has no more than the share of one address")
-	}
-	if len(c.held) != 1 || len(c.slots) > 3 {
-		t.Errorf("%d addresses and %d slots counted, want one and no more than those held and the next", len(c.held), len(c.slots))
+	proxy := netip.MustParseAddr("192.0.2.2")
+	c.trusts = func(a netip.Addr) bool { return a == proxy }
+	for range c.perAddress + 1 {
+		release, ok := c.take(proxy)
+		if !ok {
+			t.Fatal("a trusted proxy has no more than the share of one address")
+		}
+		defer release()
 	}
 }
 

@@ -56,11 +56,12 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request, c *call) {
 		c.route = r.URL.Path
 	}
 	if r.URL.Path == healthpb.Health_Watch_FullMethodName {
-		if !s.watches.begin() {
-			c.refuseGRPC(w, ca.Refuse(ca.KindUnavailable, ca.ReasonOverloaded, "%d health watches", maxWatches))
+		release, ok := s.watches.take(c.source)
+		if !ok {
+			c.refuseGRPC(w, ca.Refuse(ca.KindUnavailable, ca.ReasonOverloaded, "%d health watches, or %d of one address", maxWatches, maxWatches/4))
 			return
 		}
-		defer s.watches.done()
+		defer release()
 	} else {
 		s.boundIO(w, c)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -360,8 +361,13 @@ func TestWatchEndsAfterItsLastWord(t *testing.T) {
 
 func TestHealthWatchesAreBounded(t *testing.T) {
 	s := start(t, options{})
-	for range maxWatches {
-		s.watches.slots <- struct{}{}
+	for range maxWatches / 4 { // the share of one address
+		if _, ok := s.watches.take(netip.MustParseAddr("127.0.0.1")); !ok {
+			t.Fatal("no watch left for a balancer")
+		}
+	}
+	if _, ok := s.watches.take(netip.MustParseAddr("192.0.2.1")); !ok {
+		t.Error("one address leaves no watch to others")
 	}
 	w, err := healthpb.NewHealthClient(s.dial(t)).Watch(t.Context(), &healthpb.HealthCheckRequest{})
 	if err != nil {

@@ -133,7 +133,7 @@ type Server struct {
 	inFlight   chan struct{}
 	anonymous  *lineLimit
 	// connections limits those of Serve.
-	connections *connections
+	connections *shares
 
 	// mu guards serving and closed.
 	mu      sync.Mutex
@@ -184,10 +184,10 @@ func New(cfg Config) (*Server, error) {
 		identities: newKeyedLimiter[[2]string](cfg.Limits.PerIdentity, maxKeys),
 		inFlight:   make(chan struct{}, cfg.Limits.InFlight),
 		anonymous:  newLineLimit(),
-		watches:    newWatches(),
 		serving:    true,
 	}
-	s.connections = newConnections(connectionLimit(), s.trusts)
+	s.watches = newWatches(s.trusts)
+	s.connections = newShares(connectionLimit(), s.trusts)
 	s.routes = s.restRoutes()
 	if err := s.checkMounts(); err != nil {
 		return nil, fmt.Errorf("server: %w", err)

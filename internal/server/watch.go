@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 
@@ -16,26 +17,15 @@ const maxWatches = 256
 // watches ends health watches when the server drains. A watch lasts as long as
 // its client wants, and http.Server.Shutdown would wait for it in vain.
 type watches struct {
-	slots chan struct{}
+	*shares
 	// ended is closed by end.
 	ended chan struct{}
 	once  sync.Once
 }
 
-func newWatches() *watches {
-	return &watches{slots: make(chan struct{}, maxWatches), ended: make(chan struct{})}
+func newWatches(trusts func(netip.Addr) bool) *watches {
+	return &watches{shares: newShares(maxWatches, trusts), ended: make(chan struct{})}
 }
-
-func (w *watches) begin() bool {
-	select {
-	case w.slots <- struct{}{}:
-		return true
-	default:
-		return false
-	}
-}
-
-func (w *watches) done() { <-w.slots }
 
 // end makes every watch return once it has told its client that the server is
 // no longer serving.
