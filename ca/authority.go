@@ -267,6 +267,12 @@ func (a *Authority) ready(chain *Chain, r Request) error {
 	if !now.Before(r.Identity.Token.UsableUntil) {
 		return Refuse(KindInvalid, ReasonExpired, "the token expired while the request waited")
 	}
+	// The certificate's validity starts from the request's reading, so that one
+	// must stand the same test. Round(0) drops the monotonic readings, by which
+	// a clock that was set in between would look right.
+	if now.Round(0).Sub(r.Time.Round(0)).Abs() > maxClockJump {
+		return Refuse(KindUnavailable, ReasonClock, "the request was read at %v, and now it is %v", r.Time.UTC(), now.UTC())
+	}
 	if chain.signer == nil {
 		return Refuse(KindUnavailable, ReasonSignerFailed, "chain %q has no key", chain.name)
 	}

@@ -449,3 +449,24 @@ func (l *leavingLog) Submit(ctx context.Context, s Submission) (SCT, error) {
 	defer l.leave()
 	return l.Log.Submit(ctx, s)
 }
+
+// The reading that a certificate's validity starts from may have been taken
+// while the clock was wrong, and the check made when it was right again.
+func TestIssueRefusesARequestReadByAWrongClock(t *testing.T) {
+	for _, wrong := range []time.Duration{-time.Hour, -31 * time.Second, 31 * time.Second, time.Hour} {
+		a := newTestAuthority(t, nil)
+		r := testRequest(t, p256(t))
+		r.Time = r.Time.Add(wrong)
+		_, err := a.Issue(t.Context(), r)
+		wantRefusal(t, err, KindUnavailable, ReasonClock)
+		if n := a.pki.key.count(); n != 0 {
+			t.Errorf("read %v wrong: %d signatures were made", wrong, n)
+		}
+	}
+	a := newTestAuthority(t, nil)
+	r := testRequest(t, p256(t))
+	r.Time = r.Time.Add(-4 * time.Second) // as long as the server lets a request take
+	if _, err := a.Issue(t.Context(), r); err != nil {
+		t.Errorf("a request that waited: %v", err)
+	}
+}
