@@ -293,3 +293,23 @@ func TestMetricsTellRoutesStatusesAndReasons(t *testing.T) {
 		t.Errorf("metrics: got %v and error %v, want no problems", problems, err)
 	}
 }
+
+func TestRangesAreIgnored(t *testing.T) {
+	s := start(t, options{config: func(c *Config) {
+		c.Mounts = []Mount{{Prefix: "/log/local", Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.ServeContent(w, r, "", time.Time{}, strings.NewReader("a tile of some bytes"))
+		})}}
+	}})
+	for _, path := range []string{"/trust/trusted_root.json", "/log/local/tile"} {
+		_, whole := s.get(t, path)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+s.address+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Range", "bytes=0-0"+strings.Repeat(",0-0", 10))
+		resp, body := s.do(t, s.client(t, false), req)
+		if resp.StatusCode != http.StatusOK || string(body) != string(whole) {
+			t.Errorf("GET %s of eleven ranges: got %d and %d bytes, want 200 and %d", path, resp.StatusCode, len(body), len(whole))
+		}
+	}
+}

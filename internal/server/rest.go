@@ -49,6 +49,10 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request, c *call) {
 	ctx, cancel := context.WithDeadline(context.WithValue(r.Context(), callKey{}, c), s.deadline(c))
 	defer cancel()
 	r = r.WithContext(ctx)
+	// RFC 9110, Section 14.2: "A server MAY ignore the Range header field." No
+	// client needs it, and thousands of ranges of a byte each, in one header,
+	// make an answer of a hundred times the request and of the document.
+	r.Header.Del("Range")
 
 	clean := path.Clean("/" + r.URL.Path)
 	rt, found := s.routes[clean]
