@@ -76,7 +76,10 @@ func judgeMeaning(cert *x509.Certificate, d *draft) error {
 	case !bytes.Equal(cert.AuthorityKeyId, d.chain.issuing().SubjectKeyId):
 		return errors.New("authority key identifier differs from the issuing certificate's key identifier")
 	}
-	var names []SAN
+	names, err := otherNames(cert)
+	if err != nil {
+		return err
+	}
 	for _, e := range cert.EmailAddresses {
 		names = append(names, SAN{SANEmail, e})
 	}
@@ -87,6 +90,35 @@ func judgeMeaning(cert *x509.Certificate, d *draft) error {
 		return fmt.Errorf("names %v differ from the decided %v", names, d.san)
 	}
 	return nil
+}
+
+// otherNames reads the names that crypto/x509 leaves alone.
+func otherNames(cert *x509.Certificate) ([]SAN, error) {
+	i := slices.IndexFunc(cert.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidSAN) })
+	if i < 0 {
+		return nil, errors.New("no subject alternative name")
+	}
+	var general []asn1.RawValue
+	if rest, err := asn1.Unmarshal(cert.Extensions[i].Value, &general); err != nil || len(rest) > 0 {
+		return nil, errors.New("subject alternative name is malformed")
+	}
+	if len(general) != 1 {
+		return nil, fmt.Errorf("%d names, not one", len(general))
+	}
+	if general[0].Tag != 0 {
+		return nil, nil
+	}
+	var other struct {
+		Type  asn1.ObjectIdentifier
+		Value string `asn1:"tag:0,explicit,utf8"`
+	}
+	if rest, err := asn1.UnmarshalWithParams(general[0].FullBytes, &other, "tag:0"); err != nil || len(rest) > 0 {
+		return nil, errors.New("other name is malformed")
+	}
+	if !other.Type.Equal(oidFulcio(extOtherName)) {
+		return nil, fmt.Errorf("other name of type %v", other.Type)
+	}
+	return []SAN{{SANUsername, other.Value}}, nil
 }
 
 // judgeExtensions demands exactly the extensions of the profile, in order, and

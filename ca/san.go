@@ -12,8 +12,9 @@ type SANKind string
 
 // The kinds of subject alternative name that a certificate may carry.
 const (
-	SANEmail SANKind = "email" // rfc822Name
-	SANURI   SANKind = "uri"   // uniformResourceIdentifier
+	SANEmail    SANKind = "email"    // rfc822Name
+	SANURI      SANKind = "uri"      // uniformResourceIdentifier
+	SANUsername SANKind = "username" // otherName of Fulcio's type, "user!domain"
 )
 
 // Limits on names, in bytes. RFC 5321, Section 4.5.3.1 bounds mail addresses;
@@ -22,10 +23,11 @@ const (
 	maxEmail     = 254
 	maxLocalPart = 64
 	maxURI       = 2048
+	maxUsername  = 254
 )
 
-// SAN is the one subject alternative name of a certificate. Only [EmailSAN] and
-// [URISAN] make one, so a SAN in hand needs no further check.
+// SAN is the one subject alternative name of a certificate. Only [EmailSAN],
+// [URISAN] and [UsernameSAN] make one, so a SAN in hand needs no further check.
 type SAN struct {
 	kind  SANKind
 	value string
@@ -100,10 +102,32 @@ func isAlphanumeric(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
+// UsernameSAN returns "user!domain" as the otherName that Fulcio defines for
+// names that are no mail addresses (1.3.6.1.4.1.57264.1.7). It accepts printable
+// ASCII without space and exclamation mark before a lower-case host name: the
+// part after the one "!" is who vouches for the part before it.
+//
+// Go, cosign and sigstore-go read such names; npm's and Python's clients do not.
+func UsernameSAN(user, domain string) (SAN, error) {
+	if n := len(user) + 1 + len(domain); user == "" || n > maxUsername {
+		return SAN{}, fmt.Errorf("user name %q has %d bytes with its domain, not 1 to %d", user, n, maxUsername)
+	}
+	for i := range len(user) {
+		if c := user[i]; c <= ' ' || c >= 0x7f || c == '!' {
+			return SAN{}, fmt.Errorf("user name %q has the byte %#02x", user, c)
+		}
+	}
+	if err := checkHost(domain); err != nil {
+		return SAN{}, fmt.Errorf("user name %q: %w", user, err)
+	}
+	return SAN{SANUsername, user + "!" + domain}, nil
+}
+
 // URISAN returns uri as a uniformResourceIdentifier. It accepts an absolute
 // https or spiffe URI in printable ASCII that means the same to every parser:
-// no user information, query or fragment, no empty, "." or ".." segment, no
-// escaped slash, dot, backslash or control character.
+// no user information, query or fragment, no "." or ".." segment, no escaped
+// slash, dot, backslash or control character. A path must not start with two
+// slashes; inside, Fulcio's names of GitLab pipelines have them.
 func URISAN(uri string) (SAN, error) {
 	if err := checkURI(uri); err != nil {
 		return SAN{}, fmt.Errorf("URI %q: %w", uri, err)
@@ -145,10 +169,11 @@ func checkURI(uri string) error {
 }
 
 func checkPath(path string) error {
-	segments := strings.Split(strings.TrimPrefix(path, "/"), "/")
-	for i, s := range segments {
-		last := i == len(segments)-1
-		if s == "" && !last || s == "." || s == ".." {
+	if strings.HasPrefix(path, "//") {
+		return errors.New("the path starts with two slashes")
+	}
+	for s := range strings.SplitSeq(path, "/") {
+		if s == "." || s == ".." {
 			return fmt.Errorf("segment %q in the path", s)
 		}
 		for ; ; s = s[3:] {

@@ -29,6 +29,7 @@ func TestURISAN(t *testing.T) {
 	for _, uri := range []string{
 		"https://ci.corp.example/job/x", "https://ci.corp.example:8443/a/b.c/", "spiffe://corp.example/ns/a/sa/b", "https://corp.example",
 		"https://github.com/o/r/.github/workflows/ci.yml@refs/heads/main", "https://corp.example/a%20b", "https://corp.example/a:b;c=d&e",
+		"https://gitlab.corp.example/group/project//.gitlab-ci.yml@refs/heads/main",
 	} {
 		if s, err := URISAN(uri); err != nil || s.String() != uri || s.Kind() != SANURI {
 			t.Errorf("URISAN(%q) = %v, %v; want it accepted as it is", uri, s, err)
@@ -36,7 +37,7 @@ func TestURISAN(t *testing.T) {
 	}
 	for _, uri := range []string{
 		"", "corp.example/a", "//corp.example/a", "http://corp.example/a", "javascript:alert(1)", "https:corp.example", "https:///a", "https://",
-		"https://good.example@evil.example/", "https:\\\\evil.example", "https://corp.example/a/../b", "https://corp.example/a//b", "https://corp.example//a",
+		"https://good.example@evil.example/", "https:\\\\evil.example", "https://corp.example/a/../b", "https://corp.example//a",
 		"https://corp.example/./a", "https://corp.example/a%2fb", "https://corp.example/%2E%2e/b", "https://corp.example/a%00", "https://corp.example/a%0d",
 		"https://corp.example/a#b", "https://corp.example/a?b", "https://Corp.example/a", "HTTPS://corp.example/a", "https://corp.example/\u202e",
 		"https://corp.example/a b", "https://corp.example/a\n", "https://corp.example:/a", "spiffe://corp.example:1/a", "https://[::1]/a", "https://corp.example/%zz",
@@ -59,4 +60,20 @@ func FuzzURISAN(f *testing.F) {
 			t.Errorf("URISAN(%q) accepted as %q", uri, s)
 		}
 	})
+}
+
+func TestUsernameSAN(t *testing.T) {
+	for _, user := range []string{"alice", `CORP\alice`, "alice@corp", "a"} {
+		if s, err := UsernameSAN(user, "corp.example"); err != nil || s.String() != user+"!corp.example" || s.Kind() != SANUsername {
+			t.Errorf("UsernameSAN(%q) = %v, %v; want it accepted as it is", user, s, err)
+		}
+	}
+	for _, c := range [][2]string{
+		{"", "corp.example"}, {"alice", ""}, {"a b", "corp.example"}, {"a!b", "corp.example"}, {"alice", "Corp.example"}, {"ålice", "corp.example"},
+		{"a\x00", "corp.example"}, {"alice", "corp.example."}, {strings.Repeat("a", 250), "corp.example"}, {"alice", "evil!corp.example"},
+	} {
+		if _, err := UsernameSAN(c[0], c[1]); err == nil {
+			t.Errorf("UsernameSAN(%q, %q) is accepted", c[0], c[1])
+		}
+	}
 }

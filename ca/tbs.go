@@ -40,6 +40,7 @@ func oidFulcio(n int) encodingasn1.ObjectIdentifier {
 
 // Tags of GeneralName (RFC 5280, Section 4.2.1.6).
 var (
+	tagOtherName  = asn1.Tag(0).ContextSpecific().Constructed()
 	tagRFC822Name = asn1.Tag(1).ContextSpecific()
 	tagURI        = asn1.Tag(6).ContextSpecific()
 )
@@ -158,9 +159,7 @@ func (d *draft) encodeExtensions() ([]byte, error) {
 	// subject field contains an empty sequence, then [...] the subjectAltName
 	// extension MUST be marked as critical."
 	addExtension(&b, oidSAN, true, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1(d.san.tag(), func(b *cryptobyte.Builder) { b.AddBytes([]byte(d.san.value)) })
-		})
+		b.AddASN1(asn1.SEQUENCE, d.san.addTo)
 	})
 	for _, e := range d.extensions {
 		addExtension(&b, oidFulcio(e.Number), false, func(b *cryptobyte.Builder) {
@@ -174,11 +173,29 @@ func (d *draft) encodeExtensions() ([]byte, error) {
 	return b.Bytes()
 }
 
-func (s SAN) tag() asn1.Tag {
-	if s.kind == SANEmail {
-		return tagRFC822Name
+// addTo writes the name as a GeneralName:
+//
+//	GeneralName ::= CHOICE {
+//	     otherName                  [0] OtherName,
+//	     rfc822Name                 [1] IA5String,
+//	     uniformResourceIdentifier  [6] IA5String, ... }
+//	OtherName ::= SEQUENCE { type-id OBJECT IDENTIFIER, value [0] EXPLICIT ANY DEFINED BY type-id }
+func (s SAN) addTo(b *cryptobyte.Builder) {
+	switch s.kind {
+	case SANEmail:
+		b.AddASN1(tagRFC822Name, func(b *cryptobyte.Builder) { b.AddBytes([]byte(s.value)) })
+	case SANURI:
+		b.AddASN1(tagURI, func(b *cryptobyte.Builder) { b.AddBytes([]byte(s.value)) })
+	case SANUsername:
+		b.AddASN1(tagOtherName, func(b *cryptobyte.Builder) {
+			b.AddASN1ObjectIdentifier(oidFulcio(extOtherName))
+			b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+				b.AddASN1(asn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes([]byte(s.value)) })
+			})
+		})
+	default:
+		b.SetError(fmt.Errorf("no encoding for a name of kind %q", s.kind))
 	}
-	return tagURI
 }
 
 func addExtension(b *cryptobyte.Builder, oid encodingasn1.ObjectIdentifier, critical bool, value cryptobyte.BuilderContinuation) {

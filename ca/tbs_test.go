@@ -8,6 +8,7 @@ import (
 	"encoding/asn1"
 	"math/big"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -30,6 +31,8 @@ func stdTemplate(t testing.TB, d *draft, last ...pkix.Extension) *x509.Certifica
 			t.Fatal(err)
 		}
 		template.URIs = []*url.URL{u}
+	case SANUsername:
+		template.ExtraExtensions = append(template.ExtraExtensions, usernameExtension(t, d.san.value))
 	}
 	for _, e := range d.extensions {
 		value := []byte(e.Value)
@@ -43,6 +46,24 @@ func stdTemplate(t testing.TB, d *draft, last ...pkix.Extension) *x509.Certifica
 	}
 	template.ExtraExtensions = append(template.ExtraExtensions, last...)
 	return template
+}
+
+// usernameExtension encodes Fulcio's otherName with encoding/asn1.
+func usernameExtension(t testing.TB, name string) pkix.Extension {
+	t.Helper()
+	other := struct {
+		Type  asn1.ObjectIdentifier
+		Value string `asn1:"tag:0,explicit,utf8"`
+	}{oidFulcio(extOtherName), name}
+	inner, err := asn1.MarshalWithParams(other, "tag:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, err := asn1.Marshal([]asn1.RawValue{{FullBytes: inner}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pkix.Extension{Id: oidSAN, Critical: true, Value: value}
 }
 
 // compareWithStandardLibrary holds the encoder to x509.CreateCertificate.
@@ -76,6 +97,7 @@ func compareWithStandardLibrary(t testing.TB, d *draft, client any) {
 func FuzzEncoder(f *testing.F) {
 	f.Add([]byte{0x01}, "https://kc.corp.example/realms/eng", "alice", "alice@corp.example", "push", int64(1795339815), uint16(600))
 	f.Add([]byte{0x7f}, "https://a.example", "s\"u|b/é", "https://ci.corp.example/job/x%20y", "", int64(2524607999), uint16(60))
+	f.Add([]byte{0x20}, "https://kc.corp.example", "1234", "alice!corp.example", "push", int64(1795339815), uint16(600))
 	f.Add([]byte{0x40, 0}, "x", "y", "spiffe://corp.example/w", "\x00\xff", int64(2524608000), uint16(1))
 	client := p256(f)
 	chain := newPKI(f, p256(f), func(root, inter *x509.Certificate) {
@@ -87,7 +109,10 @@ func FuzzEncoder(f *testing.F) {
 		san, err := EmailSAN(name)
 		if err != nil {
 			if san, err = URISAN(name); err != nil {
-				return
+				user, domain, _ := strings.Cut(name, "!")
+				if san, err = UsernameSAN(user, domain); err != nil {
+					return
+				}
 			}
 		}
 		id := Identity{Issuer: issuer, Subject: subject}
@@ -195,6 +220,7 @@ func TestJudgeFindsEveryDifference(t *testing.T) {
 		"end":                  func(d *draft) { d.notAfter = d.notAfter.Add(-time.Second) },
 		"key":                  func(d *draft) { d.key = other },
 		"name":                 func(d *draft) { d.san = mallory },
+		"user name":            func(d *draft) { d.san = SAN{SANUsername, "alice!corp.example"} },
 		"kind of name":         func(d *draft) { d.san = uri },
 		"NUL in the name":      func(d *draft) { d.san.value = "alice@corp.example\x00.evil.example" },
 		"missing extension":    func(d *draft) { d.extensions = d.extensions[:3] },
