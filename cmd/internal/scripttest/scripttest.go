@@ -25,6 +25,11 @@ import (
 // takes a small part of it even under the race detector on a busy machine.
 const bound = 30 * time.Second
 
+// deadline is for all scripts of a directory together. A program that should
+// have refused may serve for ever instead; it is interrupted then, and its script
+// fails where it stands.
+const deadline = 4 * time.Minute
+
 // Run runs every script in the directory. Programs maps further program names to
 // their executables; those given to testscript.Main need no entry.
 func Run(t *testing.T, dir string, programs map[string]string) {
@@ -32,6 +37,7 @@ func Run(t *testing.T, dir string, programs map[string]string) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 dir,
 		Cmds:                commands(),
+		Deadline:            time.Now().Add(deadline),
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
