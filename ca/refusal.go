@@ -87,6 +87,7 @@ const (
 // Reasons of policy and issuance.
 const (
 	ReasonPolicy           Reason = "policy"
+	ReasonFrozen           Reason = "frozen" // by the administrator, for now
 	ReasonSANInvalid       Reason = "san_invalid"
 	ReasonSANNotAllowed    Reason = "san_not_allowed"
 	ReasonNoActiveChain    Reason = "no_active_chain"

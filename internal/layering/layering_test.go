@@ -29,6 +29,7 @@ var mayImport = []struct {
 	{"internal/server/...", []string{"internal/server/...", "proto/...", "ca"}},
 	{"internal/audit/...", []string{"internal/audit/...", "ca"}},
 	{"internal/policy/...", []string{"internal/policy/...", "ca"}},
+	{"internal/freeze", []string{"ca"}},
 	{"internal/trust/...", []string{"internal/trust/...", "ca"}},
 	{"internal/layering", nil},
 	{"oidc/...", []string{"oidc/...", "ca"}},

@@ -120,6 +120,7 @@ var answers = map[ca.Reason]answer{
 	ca.ReasonCSRAlgorithm:   badCSR.saying("signing algorithm not permitted"),
 	ca.ReasonCSRSignature:   badProof,
 
+	ca.ReasonFrozen:        {http: 403, code: codes.PermissionDenied, message: "The identity is not allowed to have a certificate"},
 	ca.ReasonPolicy:        {http: 403, code: codes.PermissionDenied, message: "The identity is not allowed to have a certificate"},
 	ca.ReasonSANInvalid:    badToken,
 	ca.ReasonSANNotAllowed: {http: 403, code: codes.PermissionDenied, message: "The identity is not allowed to have a certificate"},
