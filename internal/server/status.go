@@ -50,6 +50,9 @@ const (
 	textNotFound = "Not Found"
 )
 
+// textDenied is ours: Fulcio has no policy.
+const textDenied = "The identity is not allowed to have a certificate"
+
 var (
 	badToken    = answer{http: http.StatusBadRequest, code: codes.InvalidArgument, message: textToken}
 	badProof    = answer{http: http.StatusBadRequest, code: codes.InvalidArgument, message: textProof}
@@ -109,6 +112,13 @@ var answers = map[ca.Reason]answer{
 	ca.ReasonEmailUnverified: badToken,
 	ca.ReasonIdpKeysMissing:  unavailable.saying("The keys of the identity provider are not available"),
 	ca.ReasonIdpKeysStale:    unavailable.saying("The keys of the identity provider are not available"),
+	ca.ReasonKeyIssuer:       badToken,
+	ca.ReasonKeyBlocked:      badToken,
+	ca.ReasonIssuerDisabled:  {http: 403, code: codes.PermissionDenied, message: textDenied},
+	ca.ReasonTokenReused:     badToken,
+	ca.ReasonTokenQuota:      {http: 429, code: codes.ResourceExhausted, message: "The identity token was used too often", retry: time.Minute},
+	ca.ReasonGuest:           {http: 403, code: codes.PermissionDenied, message: textDenied},
+	ca.ReasonGroupsOverage:   {http: 403, code: codes.PermissionDenied, message: textDenied},
 
 	ca.ReasonKeyMissing:     badKey,
 	ca.ReasonKeyMalformed:   badKey,
@@ -120,10 +130,10 @@ var answers = map[ca.Reason]answer{
 	ca.ReasonCSRAlgorithm:   badCSR.saying("signing algorithm not permitted"),
 	ca.ReasonCSRSignature:   badProof,
 
-	ca.ReasonFrozen:        {http: 403, code: codes.PermissionDenied, message: "The identity is not allowed to have a certificate"},
-	ca.ReasonPolicy:        {http: 403, code: codes.PermissionDenied, message: "The identity is not allowed to have a certificate"},
+	ca.ReasonFrozen:        {http: 403, code: codes.PermissionDenied, message: textDenied},
+	ca.ReasonPolicy:        {http: 403, code: codes.PermissionDenied, message: textDenied},
 	ca.ReasonSANInvalid:    badToken,
-	ca.ReasonSANNotAllowed: {http: 403, code: codes.PermissionDenied, message: "The identity is not allowed to have a certificate"},
+	ca.ReasonSANNotAllowed: {http: 403, code: codes.PermissionDenied, message: textDenied},
 
 	ca.ReasonNoActiveChain:    unavailable.saying(textCA),
 	ca.ReasonChainExpiring:    unavailable.saying(textCA),
