@@ -12,6 +12,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
+// startSideDoors opens what is not for clients: metrics and administration.
+func (s *Stack) startSideDoors(ctx context.Context) (io.Closer, error) {
+	metrics, err := s.startMetrics(ctx)
+	if err != nil {
+		return nil, err
+	}
+	admin, err := s.startAdmin(ctx)
+	if err != nil {
+		return nil, errors.Join(err, metrics.Close())
+	}
+	return closerFunc(func() error { return errors.Join(metrics.Close(), admin.Close()) }), nil
+}
+
 // startMetrics serves metrics on their own address, so that nothing about the
 // inside shows where clients are. Without an address it does nothing.
 func (s *Stack) startMetrics(ctx context.Context) (io.Closer, error) {

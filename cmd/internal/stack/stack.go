@@ -19,6 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/audit"
+	"github.com/mayfly-ca/mayfly/internal/freeze"
 	"github.com/mayfly-ca/mayfly/internal/server"
 	"github.com/mayfly-ca/mayfly/oidc"
 )
@@ -47,6 +48,7 @@ type Stack struct {
 	registry  *prometheus.Registry
 	verifier  *oidc.Verifier
 	journal   *audit.Journal
+	frozen    *freeze.List
 	embedded  []*embedded.Log
 	remotes   []*ctlog.Remote
 	authority *ca.Authority
@@ -69,7 +71,7 @@ func Open(ctx context.Context, f *config.File, o Options) (*Stack, error) {
 		s.plan.close()
 		return nil, s.plan.sorted()
 	}
-	for _, step := range []func(context.Context) error{s.openVerifier, s.openJournal, s.openAuthority, s.openServer} {
+	for _, step := range []func(context.Context) error{s.openVerifier, s.openJournal, s.openFrozen, s.openAuthority, s.openServer} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
@@ -99,13 +101,18 @@ func (s *Stack) openJournal(ctx context.Context) error {
 	return err
 }
 
+func (s *Stack) openFrozen(context.Context) (err error) {
+	s.frozen, err = freeze.Open(freezeFile(s.file.State), s.options.Clock)
+	return err
+}
+
 func (s *Stack) openAuthority(ctx context.Context) error {
 	log, err := s.openLogs(ctx)
 	if err != nil {
 		return err
 	}
 	s.authority, err = ca.New(ca.Config{
-		Chains: s.plan.chains, Profiles: s.plan.profiles, Policy: s.plan.policy.Decide, Recorder: s.journal,
+		Chains: s.plan.chains, Profiles: s.plan.profiles, Policy: s.frozen.Guard(s.plan.policy.Decide), Recorder: s.journal,
 		Log: log, WithoutLog: s.file.Logs.Disabled, Clock: s.options.Clock, Registerer: s.registry,
 	})
 	return err
@@ -174,7 +181,7 @@ func (s *Stack) Run(ctx context.Context) error {
 	// Whichever part ends first, by ctx or by failing, ends the others.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	metrics, err := s.startMetrics(ctx)
+	side, err := s.startSideDoors(ctx)
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
@@ -185,7 +192,7 @@ func (s *Stack) Run(ctx context.Context) error {
 	if err != nil {
 		cancel()
 		background.Wait()
-		return errors.Join(fmt.Errorf("recording the start: %w", err), metrics.Close(), s.Close())
+		return errors.Join(fmt.Errorf("recording the start: %w", err), side.Close(), s.Close())
 	}
 	if s.file.Logs.Disabled {
 		s.logger.Warn("certificates are not logged, because the configuration says `logs: disabled`")
@@ -198,7 +205,7 @@ func (s *Stack) Run(ctx context.Context) error {
 	cancel()
 	background.Wait()
 	stopped := bounded(func(ctx context.Context) error { return s.journal.Event(ctx, "stop") })
-	return errors.Join(err, s.logFailure(), stopped, metrics.Close(), s.Close())
+	return errors.Join(err, s.logFailure(), stopped, side.Close(), s.Close())
 }
 
 // closeTimeout bounds each step after the drain: a disk that hangs must not keep

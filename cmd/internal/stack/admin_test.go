@@ -1,0 +1,97 @@
+package stack
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/internal/freeze"
+)
+
+// admin asks the administration socket of the site's service.
+func (s *site) admin(method string, e any) (status int, answer string) {
+	s.t.Helper()
+	data, err := json.Marshal(e)
+	s.must(err)
+	req, err := http.NewRequestWithContext(s.t.Context(), method, "http://mayfly/v1/freeze", bytes.NewReader(data))
+	s.must(err)
+	resp, err := AdminClient(filepath.Join(s.dir, "state")).Do(req)
+	s.must(err)
+	defer func() { s.must(resp.Body.Close()) }()
+	text, err := io.ReadAll(resp.Body)
+	s.must(err)
+	return resp.StatusCode, string(text)
+}
+
+func TestFreezeStopsTheNextRequestAndSurvivesARestart(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	r := s.run("")
+	ask := func(url string) answer {
+		return post(t, url+"/api/v2/signingCert", s.token(nil), body(t, newKey(t), "alice"))
+	}
+	if a := ask(r.url); a.status != http.StatusOK {
+		t.Fatalf("before: %d %s", a.status, a.body)
+	}
+	alice := freeze.Entry{Kind: freeze.Identity, Value: "alice@corp.example", Note: "laptop stolen"}
+	if status, text := s.admin(http.MethodPost, alice); status != http.StatusOK {
+		t.Fatalf("freezing: %d %s", status, text)
+	}
+	a := ask(r.url)
+	if code, message := reason(t, a); a.status != http.StatusForbidden || code != "frozen" || strings.Contains(message, "laptop") {
+		t.Errorf("frozen: %d %q %q; the client must not read the note", a.status, code, message)
+	}
+	s.must(r.stop())
+	r = s.run("")
+	if a := ask(r.url); a.status != http.StatusForbidden {
+		t.Errorf("after a restart: %d", a.status)
+	}
+	if status, text := s.admin(http.MethodDelete, alice); status != http.StatusOK {
+		t.Fatalf("thawing: %d %s", status, text)
+	}
+	if a := ask(r.url); a.status != http.StatusOK {
+		t.Errorf("thawed: %d %s", a.status, a.body)
+	}
+	if status, _ := s.admin(http.MethodDelete, alice); status != http.StatusConflict {
+		t.Errorf("thawing twice: %d", status)
+	}
+	s.must(r.stop())
+	journal := s.journal()
+	for _, want := range []string{`"kind":"freeze"`, `"kind":"unfreeze"`, `laptop stolen`, `"frozen"`} {
+		if !strings.Contains(journal, want) {
+			t.Errorf("the journal has no %s", want)
+		}
+	}
+}
+
+func TestAdminSocketIsForItsOwnerOnly(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	state := filepath.Join(s.dir, "state")
+	s.must(os.WriteFile(AdminSocket(state), nil, 0o666)) // left behind, and open to all
+	r := s.run("")
+	info, err := os.Stat(AdminSocket(state))
+	s.must(err)
+	if info.Mode().Perm() != 0o600 || info.Mode().Type() != os.ModeSocket {
+		t.Errorf("mode %v, want a socket with 0600", info.Mode())
+	}
+	leftovers, err := filepath.Glob(filepath.Join(state, ".admin-*"))
+	if err != nil || len(leftovers) > 0 {
+		t.Errorf("left behind: %v, %v", leftovers, err)
+	}
+	for name, e := range map[string]any{
+		"unknown kind": freeze.Entry{Kind: "group", Value: "x"}, "unknown member": map[string]string{"kind": "issuer", "value": "x", "until": "2030"}, "no object": "x",
+	} {
+		if status, _ := s.admin(http.MethodPost, e); status < 400 {
+			t.Errorf("%s: status %d", name, status)
+		}
+	}
+	if a := post(t, r.url+"/v1/freeze", "", []byte(`{"kind":"issuer","value":"people"}`)); a.status != http.StatusNotFound {
+		t.Errorf("the public port answers administrators: %d", a.status)
+	}
+}
