@@ -167,10 +167,13 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path, tag string) {
 // scalar parses text into v. An empty yamlTag stands for a variable or flag,
 // whose text has no type of its own.
 func (d *decoder) scalar(text, yamlTag string, v reflect.Value, tag string) error {
+	if tag == tagExpression {
+		return parseExpression(text, yamlTag, v)
+	}
 	if err := parserOf(v.Type())(text, yamlTag, v); err != nil {
 		return err
 	}
-	if tag == "" || text == "" {
+	if tag != tagFile && tag != tagPath || text == "" {
 		return nil
 	}
 	if !filepath.IsAbs(text) {

@@ -65,10 +65,14 @@ func TestLoadReadsTheExamples(t *testing.T) {
 	full := mustLoad(t, filepath.Join(examples, "mayfly.yaml"), nil)
 	small := mustLoad(t, filepath.Join(examples, "minimal.yaml"), nil)
 
-	// What the commented example writes out as defaults must be the defaults.
+	// What the commented example writes out as defaults must be the defaults;
+	// those that a preset may change are the ones without a preset.
 	want := small.Config
 	want.Metrics = "127.0.0.1:9090"
 	want.Chains[0].Activate = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	want.Issuers[0].Accept = AcceptIDToken
+	want.Issuers[0].Algorithms = []string{"RS256"}
+	want.Issuers[0].MaxTokenAge, want.Issuers[0].MaxTokenLifetime = time.Hour, day
 	want.Logs.List[0].Embedded.CheckpointRecord = "/srv/other-disk/mayfly-checkpoint"
 	if diff := cmp.Diff(want, full.Config, exact); diff != "" {
 		t.Errorf("mayfly.yaml differs from minimal.yaml with defaults (-minimal +full):\n%s", diff)

@@ -94,7 +94,7 @@ func TestLoadRefusesUnsafeIssuers(t *testing.T) {
 		{"hasty refresh", name, name + "\n    refresh: 59s", 7, "issuers[0].refresh", "from 1m to 24h"},
 		{"stale before refreshed twice", name, name + "\n    max_stale: 19m", 7, "issuers[0].max_stale", "from 20m to 168h"},
 		{"default stale below slow refresh", name, name + "\n    refresh: 24h", 6, "issuers[0].max_stale", "from 48h to 168h"},
-		{"no allow", "    allow: all\n", "", 6, "issuers[0].allow", "write `allow: all`"},
+		{"no allow", "    allow: all\n", "", 6, "issuers[0].allow", "required without rules"},
 		{"other allow", "allow: all", "allow: some", 9, "issuers[0].allow", "write `allow: all`"},
 		{"no SAN", "    san: email\n", "", 6, "issuers[0].san", "required"},
 		{"other SAN", "san: email", "san: username", 10, "issuers[0].san", "email, uri"},

@@ -7,12 +7,15 @@ import (
 	"time"
 )
 
-// The schema is the structs of config.go. The yaml tag names a key; the config
-// tag says that a string names something in the file system: "file" is a file
-// that must exist, "path" a place that Mayfly writes to.
+// The schema is the structs of config.go and issuer.go. The yaml tag names a key.
+// The config tag says more about some: of a string that it names a file that must
+// exist, or a place that Mayfly writes to, or that it is an expression; of any
+// key of an issuer that its default is the preset's.
 const (
-	tagFile = "file"
-	tagPath = "path"
+	tagFile       = "file"
+	tagPath       = "path"
+	tagExpression = "expression"
+	tagPreset     = "preset"
 )
 
 // keyOf is the name under which a struct field stands in the file.
@@ -98,13 +101,13 @@ func (c *Config) setDefaults() {
 }
 
 func (i *Issuer) setDefaults() {
-	i.Algorithms = []string{"RS256"}
+	i.Preset = PresetGeneric
 	i.ClockSkew = 30 * time.Second
-	i.MaxTokenAge = time.Hour
-	i.MaxTokenLifetime = 24 * time.Hour
 	i.Refresh = 10 * time.Minute
 	i.MaxStale = 24 * time.Hour
 }
+
+func (r *Rule) setDefaults() { r.Profile, r.Authority = DefaultName, DefaultName }
 
 func (p *Profile) setDefaults() {
 	p.Lifetime = 10 * time.Minute
@@ -132,4 +135,7 @@ var (
 	algorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 	keyKinds   = []string{"ecdsa-p256", "ecdsa-p384", "ecdsa-p521", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"}
 	sanKinds   = []string{SANEmail, SANURI}
+	nameKinds  = []string{SANEmail, SANURI, "username"}
+	tokenKinds = []string{AcceptIDToken, AcceptAccessToken}
+	presets    = []string{PresetGeneric, PresetKeycloak, PresetADFS, PresetEntra, PresetGitLab, PresetGitHub, PresetJenkins, PresetKubernetes, PresetSPIFFE}
 )
