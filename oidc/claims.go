@@ -28,16 +28,14 @@ const (
 // compared with the configuration and need no such check.)
 var identityClaims = []string{
 	"sub", "email", "client_id", "jti", "name", "nickname", "preferred_username",
-	"upn", "unique_name", "given_name", "family_name", "oid", "tid", "acr",
+	"upn", "unique_name", "given_name", "family_name", "oid", "tid", "acr", "appid", "uti",
 }
 
-// identity checks the claims of a token whose signature was verified with k,
-// and makes an identity of them.
-func (is *issuer) identity(t *token, k *key, now time.Time) (ca.Identity, *ca.Refusal) {
+// identity checks the claims of a token and makes an identity of them. Whether
+// the token is to be believed is the caller's business.
+func (is *issuer) identity(t *token, now time.Time) (ca.Identity, *ca.Refusal) {
 	id := ca.Identity{IssuerName: is.Name, Issuer: is.URL, Claims: t.claims}
-	id.Token = ca.TokenFacts{
-		Digest: t.digest(), KeyID: t.keyID, KeyThumbprint: k.thumbprint, Algorithm: t.alg,
-	}
+	id.Token = ca.TokenFacts{Digest: t.digest(), KeyID: t.keyID, Algorithm: t.alg}
 	for _, check := range []func(*token, time.Time, *ca.Identity) *ca.Refusal{
 		is.checkIssuer, is.checkAudience, is.checkAuthorizedParty, is.checkTimes,
 		is.checkChars, is.checkSubject, is.checkConstraints, is.checkEmail,
@@ -62,7 +60,7 @@ func (t *token) digest() (sum [32]byte) {
 }
 
 func (is *issuer) checkIssuer(t *token, _ time.Time, _ *ca.Identity) *ca.Refusal {
-	if t.issuer != is.URL {
+	if t.issuer != is.URL && !slices.Contains(is.AcceptedIssuers, t.issuer) {
 		return invalid(ca.ReasonIssuerUnknown, "iss is not the issuer whose keys verified the token")
 	}
 	return nil
@@ -92,7 +90,20 @@ func (is *issuer) checkAudience(t *token, _ time.Time, id *ca.Identity) *ca.Refu
 // audiences, the Client SHOULD verify that an azp Claim is present", and "If an
 // azp Claim is present, the Client SHOULD verify that its client_id is the
 // Claim Value". A CA reads both as MUST.
+//
+// For access tokens see RFC 9068, Section 2.2: the client is always named.
 func (is *issuer) checkAuthorizedParty(t *token, _ time.Time, id *ca.Identity) *ca.Refusal {
+	if is.Accept == AccessToken {
+		client, err := t.client()
+		if err != nil {
+			return invalid(ca.ReasonAuthorizedParty, "%w", err)
+		}
+		if !slices.Contains(is.AuthorizedParties, client) {
+			return invalid(ca.ReasonAuthorizedParty, "client %.200q is not an authorized party", client)
+		}
+		id.Token.AuthorizedParty = client
+		return is.checkScopes(t)
+	}
 	v, present := t.claims["azp"]
 	if !present {
 		auds := id.Token.Audience

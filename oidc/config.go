@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -86,11 +84,74 @@ type Issuer struct {
 	// EmailVerifiedString also takes the strings "true" and "false" in
 	// email_verified, as Amazon Cognito and AD FS claim rules send them.
 	EmailVerifiedString bool
+
+	// AcceptedIssuers are further values of iss that mean this provider, at most
+	// four. AD FS writes another one into its access tokens. The identity, and so
+	// the certificate, has URL whichever the token says. They are names only and
+	// never fetched, so http is no weakness here.
+	AcceptedIssuers []string
+	// Accept is the kind of token that is accepted; empty means [IDToken]. An
+	// issuer that accepts [AccessToken] must list its AuthorizedParties.
+	Accept TokenKind
+	// RequiredScopes must all be granted to an access token (scope or scp).
+	RequiredScopes []string
+
+	// JWKSURL is where the key set is, for providers whose discovery document
+	// cannot be used. There is then no discovery, and the host of JWKSURL is
+	// allowed like one of JWKSHosts.
+	JWKSURL string
+	// StaticJWKS is a key set given by the operator, for sites without a way to
+	// the provider. Nothing is fetched, and the keys never become stale.
+	StaticJWKS []byte
+	// DiscoveryQuery is added to the discovery URL: "appid=" and the client's id,
+	// with which Entra ID names the keys of an application that has its own.
+	DiscoveryQuery string
+	// ScheduleOnly fetches keys at their schedule and never sooner. Otherwise a
+	// token with an unknown key, or a signature that does not verify, may cause
+	// an earlier refresh: see the package documentation for how many.
+	ScheduleOnly bool
+	// ClientCertFile and ClientKeyFile are the certificate and key, in PEM, that
+	// we show the provider. They are read for each connection.
+	ClientCertFile, ClientKeyFile string
+	// BearerTokenFile holds a token that the provider's endpoints ask for, as
+	// those of Kubernetes do. It is read for each request and sent to no host
+	// but the issuer's own, that of JWKSURL and JWKSHosts.
+	BearerTokenFile string
+	// Proxy is the http or https proxy to the provider; empty means that of the
+	// environment. Names are then resolved by the proxy, and what addresses they
+	// may have is the proxy's to decide.
+	Proxy string
+	// AllowLoopback are hosts, "name" or "name:port" as in JWKSHosts, that may
+	// resolve to a loopback address although the issuer's host is not one.
+	AllowLoopback []string
+
+	// MaxCertificatesPerToken is how often one token is verified; zero means
+	// without limit. OneTime is a limit of one, under a reason of its own. Both
+	// hold for one Verifier, that is for one replica since its start.
+	MaxCertificatesPerToken int
+	OneTime                 bool
 }
+
+// TokenKind is a kind of token.
+type TokenKind string
+
+// The kinds of token. Tokens of workloads (Kubernetes, GitLab, SPIFFE) are ID
+// tokens in this respect: they are not made for calling an API.
+const (
+	IDToken     TokenKind = "id_token"
+	AccessToken TokenKind = "access_token"
+)
 
 // Config configures a [Verifier].
 type Config struct {
 	Issuers []Issuer
+	// BlockedKeys are RFC 7638 SHA-256 thumbprints, in base64url, of keys that
+	// verify nothing, whoever publishes them. [Verifier.Block] adds to them.
+	BlockedKeys []string
+	// CacheDir is where the last good keys of each issuer are kept, so that a
+	// restart during an outage of the provider has keys. It is made if missing;
+	// only one process may use it. Empty means that nothing is kept.
+	CacheDir string
 	// MaxTokenBytes bounds the length of a token. Default 16384, at most 65536;
 	// a token of Entra ID with 200 groups has about 10 KB.
 	MaxTokenBytes int
@@ -131,16 +192,23 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("oidc: issuer %q: name used twice", is.Name)
 		}
 		names[is.Name] = true
-		norm, err := normalURL(is.URL)
-		if err != nil {
-			return c, fmt.Errorf("oidc: issuer %q: %w", is.Name, err)
-		}
 		// Two spellings of one issuer would be two identities for one person,
 		// and which rules apply would hang on a slash.
-		if other, dup := urls[norm]; dup {
-			return c, fmt.Errorf("oidc: issuer %q: URL is the same as that of %q", is.Name, other)
+		for _, raw := range append([]string{is.URL}, is.AcceptedIssuers...) {
+			norm, err := normalURL(raw)
+			if err != nil {
+				return c, fmt.Errorf("oidc: issuer %q: %w", is.Name, err)
+			}
+			if other, dup := urls[norm]; dup {
+				return c, fmt.Errorf("oidc: issuer %q: URL %q is the same as one of %q", is.Name, raw, other)
+			}
+			urls[norm] = is.Name
 		}
-		urls[norm] = is.Name
+	}
+	for _, thumbprint := range c.BlockedKeys {
+		if err := checkThumbprint(thumbprint); err != nil {
+			return c, fmt.Errorf("oidc: blocked key: %w", err)
+		}
 	}
 	return c, nil
 }
@@ -155,13 +223,13 @@ func (is *Issuer) fill() error {
 	if len(is.Audiences) == 0 {
 		return errors.New("no audience")
 	}
-	for _, list := range [][]string{is.Audiences, is.ExtraAudiences, is.AuthorizedParties} {
+	for _, list := range [][]string{is.Audiences, is.ExtraAudiences, is.AuthorizedParties, is.RequiredScopes} {
 		if slices.Contains(list, "") {
-			return errors.New("empty string among audiences or authorized parties")
+			return errors.New("empty string among audiences, authorized parties or scopes")
 		}
 	}
-	if len(is.AuthorizedParties) == 0 {
-		is.AuthorizedParties = is.Audiences
+	if err := is.fillKind(); err != nil {
+		return err
 	}
 	if len(is.Algorithms) == 0 {
 		is.Algorithms = defaultAlgorithms
@@ -171,12 +239,37 @@ func (is *Issuer) fill() error {
 			return fmt.Errorf("algorithm %q is not one of ours", alg)
 		}
 	}
-	for _, h := range is.JWKSHosts {
+	for _, h := range slices.Concat(is.JWKSHosts, is.AllowLoopback) {
 		if u, err := url.Parse("https://" + h); err != nil || h == "" || u.Host != h || u.Hostname() == "" {
-			return fmt.Errorf("key set host %q is not of the form name or name:port", h)
+			return fmt.Errorf("host %q is not of the form name or name:port", h)
 		}
 	}
+	if err := is.checkKeySource(); err != nil {
+		return err
+	}
 	return is.fillDurations()
+}
+
+func (is *Issuer) fillKind() error {
+	switch {
+	case is.MaxCertificatesPerToken < 0:
+		return errors.New("negative number of certificates per token")
+	case is.Accept == "" || is.Accept == IDToken:
+		if len(is.RequiredScopes) > 0 {
+			return errors.New("scopes are required, but ID tokens have none")
+		}
+		is.Accept = IDToken
+	case is.Accept != AccessToken:
+		return fmt.Errorf("token kind %.40q is not %q or %q", is.Accept, IDToken, AccessToken)
+	case len(is.AuthorizedParties) == 0:
+		// An access token is for the API, whose name says nothing about the
+		// client: without a list, every client of the provider could ask.
+		return errors.New("access tokens are accepted, but no authorized party is named")
+	}
+	if len(is.AuthorizedParties) == 0 {
+		is.AuthorizedParties = is.Audiences
+	}
+	return nil
 }
 
 func (is *Issuer) fillDurations() error {
@@ -219,65 +312,4 @@ func checkName(name string) error {
 
 func isAlphanumeric(c byte) bool {
 	return isDigit(c) || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
-}
-
-// checkURL holds the issuer to OpenID Connect Core, Section 2: "a
-// case-sensitive URL using the https scheme that contains scheme, host, and
-// optionally, port number and path components and no query or fragment
-// components".
-func (is *Issuer) checkURL() error {
-	for _, c := range []byte(is.URL) {
-		if c <= ' ' || c >= 0x7f {
-			return errors.New("URL contains a space, control or non-ASCII character")
-		}
-	}
-	u, err := url.Parse(is.URL)
-	if err != nil {
-		return errors.New("URL cannot be parsed")
-	}
-	if u.Hostname() == "" || u.User != nil || u.Opaque != "" || strings.ContainsAny(is.URL, "?#\\") {
-		return errors.New("URL has no host, or has user, query or fragment")
-	}
-	switch {
-	case u.Scheme == "https" && !is.AllowInsecureHTTP:
-		return nil
-	case u.Scheme == "https":
-		return errors.New("insecure http is allowed, but the URL is https")
-	case u.Scheme == "http" && is.AllowInsecureHTTP && isLoopbackHost(u.Hostname()):
-		return nil
-	case u.Scheme == "http":
-		return errors.New("http is only for loopback hosts, and only when allowed")
-	}
-	return fmt.Errorf("URL has scheme %q, want https", u.Scheme)
-}
-
-// normalURL folds what people and proxies confuse: case, default ports, a dot
-// after the host, slashes at the end, percent-encoding.
-func normalURL(raw string) (string, error) {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return "", errors.New("URL cannot be parsed")
-	}
-	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
-	path := strings.ToLower(strings.TrimRight(u.JoinPath().Path, "/"))
-	return strings.ToLower(u.Scheme) + "://" + net.JoinHostPort(host, portOf(u)) + path, nil
-}
-
-// portOf returns the port of u, the scheme's default one included.
-func portOf(u *url.URL) string {
-	if p := u.Port(); p != "" {
-		return p
-	}
-	if u.Scheme == "http" {
-		return "80"
-	}
-	return "443"
-}
-
-func isLoopbackHost(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
 }

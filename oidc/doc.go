@@ -1,4 +1,4 @@
-// Package oidc turns an OpenID Connect ID token into a verified [ca.Identity].
+// Package oidc turns an OpenID Connect token into a verified [ca.Identity].
 //
 // go-oidc verifies signature, issuer and expiry, but it accepts much that a
 // certificate authority must refuse: JSON serialisation, several encodings of
@@ -13,13 +13,18 @@
 //     ones; a token of an unknown issuer causes no outbound request, ever;
 //   - [Verifier.Verify] does no I/O. Keys arrive by one background refresher
 //     per issuer, which alone decides when to fetch, and are published as an
-//     immutable snapshot: whatever tokens say, they cause no request;
+//     immutable snapshot. A token that no key verifies may ask the refresher to
+//     go early, and wait for it at most two seconds; whatever tokens say and
+//     whatever the provider answers, it is asked at most twice in a minute, or
+//     in two refresh intervals if that is less;
 //   - claims are decoded once, case-sensitively and without duplicates, and that
 //     one decoding is what every check and the identity use;
+//   - an issuer takes ID tokens or access tokens, whichever it is configured
+//     for, and never both;
 //   - every error of Verify is a [ca.Refusal], and no error, log line or metric
 //     contains a token.
 //
-// The package does not decide who may have a certificate, does not remember
-// tokens (replay is the caller's business), never follows jku, x5u or
-// distributed claims, and accepts no access tokens.
+// The package does not decide who may have a certificate and never follows jku,
+// x5u or distributed claims. It counts how often tokens are used if it is told
+// to, in the memory of one process: replicas do not know of each other.
 package oidc

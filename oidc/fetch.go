@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,6 +30,9 @@ const (
 // issuer over TLS.
 var discoveryLimits = jsonLimits{depth: 16, members: 2000}
 
+// maxBearerBytes is more than a service account token of Kubernetes has.
+const maxBearerBytes = 16 << 10
+
 // fetcher asks one issuer for its keys.
 type fetcher struct {
 	issuer *Issuer
@@ -36,14 +40,22 @@ type fetcher struct {
 }
 
 func newFetcher(is *Issuer) *fetcher {
+	proxy := http.ProxyFromEnvironment
+	if u, err := url.Parse(is.Proxy); err == nil && is.Proxy != "" {
+		proxy = http.ProxyURL(u)
+	}
+	tlsConfig := &tls.Config{RootCAs: is.RootCAs, MinVersion: tls.VersionTLS12}
+	if is.ClientCertFile != "" {
+		tlsConfig.GetClientCertificate = is.clientCertificate
+	}
 	return &fetcher{issuer: is, client: &http.Client{
 		Timeout: fetchTimeout,
 		// A redirect could lead anywhere; the answer is then not a 200.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
+			Proxy:                  proxy,
 			DialContext:            is.dial,
-			TLSClientConfig:        &tls.Config{RootCAs: is.RootCAs, MinVersion: tls.VersionTLS12},
+			TLSClientConfig:        tlsConfig,
 			TLSHandshakeTimeout:    dialTimeout,
 			ResponseHeaderTimeout:  headerTimeout,
 			MaxResponseHeaderBytes: 64 << 10,
@@ -55,17 +67,29 @@ func newFetcher(is *Issuer) *fetcher {
 	}}
 }
 
-// fetch reads discovery document and key set. maxAge is what the key set's
-// Cache-Control says, negative when it says nothing.
-func (f *fetcher) fetch(ctx context.Context) (keys *keySet, maxAge time.Duration, err error) {
-	well := strings.TrimSuffix(f.issuer.URL, "/") + "/.well-known/openid-configuration"
-	body, _, err := f.get(ctx, well)
+// clientCertificate reads the files anew, because whoever renews them does not
+// restart us.
+func (is *Issuer) clientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(is.ClientCertFile, is.ClientKeyFile)
 	if err != nil {
-		return nil, 0, fmt.Errorf("fetching discovery document: %w", err)
+		return nil, fmt.Errorf("reading client certificate: %w", err)
 	}
-	jwksURI, err := f.issuer.jwksURI(body)
-	if err != nil {
-		return nil, 0, err
+	return &pair, nil
+}
+
+// fetch reads the key set, after the discovery document unless the operator has
+// said where the keys are. maxAge is what the key set's Cache-Control says,
+// negative when it says nothing.
+func (f *fetcher) fetch(ctx context.Context) (keys *keySet, maxAge time.Duration, err error) {
+	jwksURI := f.issuer.JWKSURL
+	if jwksURI == "" {
+		body, _, err := f.get(ctx, f.issuer.discoveryURL())
+		if err != nil {
+			return nil, 0, fmt.Errorf("fetching discovery document: %w", err)
+		}
+		if jwksURI, err = f.issuer.jwksURI(body); err != nil {
+			return nil, 0, err
+		}
 	}
 	body, header, err := f.get(ctx, jwksURI)
 	if err != nil {
@@ -73,6 +97,26 @@ func (f *fetcher) fetch(ctx context.Context) (keys *keySet, maxAge time.Duration
 	}
 	keys, err = parseKeySet(body)
 	return keys, cacheMaxAge(header), err
+}
+
+// discoveryURL: OpenID Connect Discovery, Section 4: "If the Issuer value
+// contains a path component, any terminating / MUST be removed before appending
+// /.well-known/openid-configuration".
+func (is *Issuer) discoveryURL() string {
+	u := strings.TrimSuffix(is.URL, "/") + "/.well-known/openid-configuration"
+	if is.DiscoveryQuery != "" {
+		u += "?" + is.DiscoveryQuery
+	}
+	return u
+}
+
+// source names what keys were fetched from, so that keys kept from another
+// source are not taken for this one's.
+func (is *Issuer) source() string {
+	if is.JWKSURL != "" {
+		return is.JWKSURL
+	}
+	return is.discoveryURL()
 }
 
 // get returns a body of at most maxBodyBytes. Errors never contain it.
@@ -83,6 +127,9 @@ func (f *fetcher) get(ctx context.Context, rawURL string) ([]byte, http.Header, 
 	}
 	req.Header.Set("Accept", "application/json, application/jwk-set+json")
 	req.Header.Set("User-Agent", "mayfly")
+	if err := f.issuer.authorize(req); err != nil {
+		return nil, nil, err
+	}
 	resp, err := f.client.Do(req)
 	if err != nil {
 		return nil, nil, err
@@ -99,6 +146,30 @@ func (f *fetcher) get(ctx context.Context, rawURL string) ([]byte, http.Header, 
 		return nil, nil, fmt.Errorf("body is larger than %d bytes", maxBodyBytes)
 	}
 	return body, resp.Header, nil
+}
+
+// authorize adds the bearer token. Kubernetes renews its service account tokens
+// about every hour, so the file is read each time. Redirects are not followed,
+// so the token goes where the request goes and nowhere else.
+func (is *Issuer) authorize(req *http.Request) error {
+	if is.BearerTokenFile == "" || !slices.Contains(is.keyHosts(req.URL.Scheme), hostPort(req.URL)) {
+		return nil
+	}
+	file, err := os.Open(is.BearerTokenFile)
+	if err != nil {
+		return fmt.Errorf("reading bearer token: %w", err)
+	}
+	defer file.Close() //nolint:errcheck // only read
+	text, err := io.ReadAll(io.LimitReader(file, maxBearerBytes+1))
+	if err != nil {
+		return fmt.Errorf("reading bearer token: %w", err)
+	}
+	token := strings.TrimSpace(string(text))
+	if token == "" || len(token) > maxBearerBytes || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("bearer token file holds no token")
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	return nil
 }
 
 // jwksURI takes the address of the key set out of a discovery document.
@@ -121,39 +192,6 @@ func (is *Issuer) jwksURI(body []byte) (string, error) {
 	return raw, nil
 }
 
-func (is *Issuer) checkJWKSURI(raw string) error {
-	u, err := url.Parse(raw)
-	if err != nil || u.Hostname() == "" || u.User != nil || u.Fragment != "" || u.Opaque != "" {
-		return errors.New("not a plain absolute URL")
-	}
-	insecure := u.Scheme == "http" && is.AllowInsecureHTTP && isLoopbackHost(u.Hostname())
-	if u.Scheme != "https" && !insecure {
-		return errors.New("scheme is not https")
-	}
-	if !slices.Contains(is.fetchHosts(u.Scheme), hostPort(u)) {
-		return errors.New("host is neither the issuer's nor an allowed one")
-	}
-	return nil
-}
-
-// fetchHosts lists, as host:port, where keys may come from.
-func (is *Issuer) fetchHosts(scheme string) []string {
-	var hosts []string
-	if own, err := url.Parse(is.URL); err == nil {
-		hosts = append(hosts, hostPort(own))
-	}
-	for _, h := range is.JWKSHosts {
-		if u, err := url.Parse(scheme + "://" + h); err == nil {
-			hosts = append(hosts, hostPort(u))
-		}
-	}
-	return hosts
-}
-
-func hostPort(u *url.URL) string {
-	return net.JoinHostPort(strings.ToLower(u.Hostname()), portOf(u))
-}
-
 // dial connects to addr after looking at the address that its name resolved to,
 // so that a DNS answer cannot point us at ourselves or at a metadata service.
 // Private networks are where enterprise providers live and are allowed.
@@ -165,8 +203,8 @@ func (is *Issuer) dial(ctx context.Context, network, addr string) (net.Conn, err
 	// Whatever is not a host of the issuer is the proxy that the environment
 	// names, and that often listens on loopback.
 	addr = strings.ToLower(addr)
-	proxy := !slices.Contains(is.fetchHosts("https"), addr) && !slices.Contains(is.fetchHosts("http"), addr)
-	loopback := proxy || isLoopbackHost(own.Hostname())
+	proxy := !slices.Contains(is.keyHosts("https"), addr) && !slices.Contains(is.keyHosts("http"), addr)
+	loopback := proxy || isLoopbackHost(own.Hostname()) || slices.Contains(hostPorts("https", is.AllowLoopback), addr)
 	d := net.Dialer{Timeout: dialTimeout, Control: func(_, resolved string, _ syscall.RawConn) error {
 		return checkAddress(resolved, loopback)
 	}}

@@ -49,10 +49,27 @@ type key struct {
 	alg        string // the only algorithm it may be used with; empty means any of its kind
 	public     crypto.PublicKey
 	thumbprint string // RFC 7638, SHA-256, base64url
+	// issuer is whom Entra ID says the key signs for; empty means anybody.
+	issuer string
+	// raw is the JWK as it was read.
+	raw json.RawMessage
 }
 
 func (k *key) fits(alg string) bool {
 	return algorithms[alg] == k.kind && (k.alg == "" || k.alg == alg)
+}
+
+// signsFor honours the issuer member of Entra ID's keys: one set holds keys for
+// tenants of organizations and such that only sign for personal accounts, and a
+// token is good only under a key of its own issuer. The tenants' keys have a
+// template there. That tid is not verified at this time does no harm: it can
+// complete the template to the configured issuer or fail to.
+func (k *key) signsFor(t *token) bool {
+	if k.issuer == "" || k.issuer == t.issuer {
+		return true
+	}
+	tid, _ := t.claims["tid"].(string)
+	return tid != "" && strings.ReplaceAll(k.issuer, "{tenantid}", tid) == t.issuer
 }
 
 // keySet is what an issuer's JWK set says. It is immutable.
@@ -166,7 +183,7 @@ func expect(dec *json.Decoder, want json.Delim) error {
 // name, and for a while publish both.
 func (s *keySet) add(k *key) error {
 	same := s.byID[k.id]
-	if slices.ContainsFunc(same, func(o *key) bool { return o.thumbprint == k.thumbprint && o.alg == k.alg }) {
+	if slices.ContainsFunc(same, func(o *key) bool { return o.thumbprint == k.thumbprint && o.alg == k.alg && o.issuer == k.issuer }) {
 		return errors.New("repeated")
 	}
 	if len(same) == maxSameID {
@@ -178,7 +195,7 @@ func (s *keySet) add(k *key) error {
 }
 
 // find returns the keys that may have signed t, or why there are none.
-func (s *keySet) find(t *token) ([]*key, *ca.Refusal) {
+func (s *keySet) find(t *token, blocked func(*key) bool) ([]*key, *ca.Refusal) {
 	named := s.byID[t.keyID]
 	if !t.hasKeyID {
 		if len(s.keys) != 1 {
@@ -201,6 +218,14 @@ func (s *keySet) find(t *token) ([]*key, *ca.Refusal) {
 	if len(fitting) == 0 {
 		return nil, invalid(ca.ReasonKeyAlgMismatch, "alg %s with a key for %s %s", t.alg, named[0].kind, named[0].alg)
 	}
+	fitting = slices.DeleteFunc(fitting, func(k *key) bool { return !k.signsFor(t) })
+	if len(fitting) == 0 {
+		return nil, invalid(ca.ReasonKeyIssuer, "kid %.80q does not sign for this issuer or tenant", t.keyID)
+	}
+	fitting = slices.DeleteFunc(fitting, blocked)
+	if len(fitting) == 0 {
+		return nil, invalid(ca.ReasonKeyBlocked, "kid %.80q is blocked", t.keyID)
+	}
 	return fitting, nil
 }
 
@@ -212,7 +237,7 @@ func parseKey(raw []byte) (k *key, id string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	k = &key{}
+	k = &key{raw: raw}
 	if v, present := jwk["kid"]; present {
 		k.id, _ = v.(string)
 		if err := checkKeyID(k.id); err != nil {
@@ -222,6 +247,11 @@ func parseKey(raw []byte) (k *key, id string, err error) {
 	if v, present := jwk["alg"]; present {
 		if k.alg, _ = v.(string); k.alg == "" {
 			return nil, k.id, errors.New("alg is not a string")
+		}
+	}
+	if v, present := jwk["issuer"]; present {
+		if k.issuer, _ = v.(string); k.issuer == "" {
+			return nil, k.id, errors.New("issuer is empty or not a string")
 		}
 	}
 	for _, name := range []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"} {

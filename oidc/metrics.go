@@ -15,8 +15,8 @@ import (
 const unknownIssuer = "unknown"
 
 type metrics struct {
-	verified, rejected, failures, foreign *prometheus.CounterVec
-	fetched, keys                         *prometheus.GaugeVec
+	verified, rejected, failures, foreign, early, cache *prometheus.CounterVec
+	fetched, keys                                       *prometheus.GaugeVec
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -27,6 +27,11 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
 	}
 	m := &metrics{
+		early: counter("mayfly_oidc_early_refresh_requests_total",
+			"Tokens that no key verified and that asked for newer keys: waited for a refresh, or spared one because of the limits. An increase is a rotation at the provider or, if it lasts, forged tokens.",
+			"issuer", "result"),
+		cache: counter("mayfly_oidc_cache_failures_total",
+			"Keys that could not be kept on disk. An increase means that a restart during an outage of the provider would have no keys.", "issuer"),
 		verified: counter("mayfly_oidc_verified_tokens_total",
 			"Tokens that were verified. An increase is normal use.", "issuer"),
 		rejected: counter("mayfly_oidc_rejected_tokens_total",
@@ -45,7 +50,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []**prometheus.CounterVec{&m.verified, &m.rejected, &m.failures, &m.foreign} {
+	for _, c := range []**prometheus.CounterVec{&m.verified, &m.rejected, &m.failures, &m.foreign, &m.early, &m.cache} {
 		if err := register(reg, c); err != nil {
 			return nil, err
 		}
@@ -83,6 +88,8 @@ func (m *metrics) start(issuer string) {
 func (m *metrics) reject(issuer string, reason ca.Reason) {
 	m.rejected.WithLabelValues(issuer, string(reason)).Inc()
 }
+
+func (m *metrics) cacheFailed(issuer string) { m.cache.WithLabelValues(issuer).Inc() }
 
 func (m *metrics) failed(issuer string) { m.failures.WithLabelValues(issuer).Inc() }
 

@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	minBackoff = time.Second
-	maxBackoff = time.Minute
+	// firstRetry mends what a lost packet did; retry is for outages.
+	firstRetry = time.Second
+	retry      = roundWindow / maxRounds
 	// minMaxAge is the shortest Cache-Control max-age that is honoured.
 	minMaxAge = time.Minute
 )
@@ -26,6 +27,13 @@ type issuer struct {
 	clock   func() time.Time
 	log     *slog.Logger
 	metrics *metrics
+	// early lets tokens ask for a refresh.
+	early *early
+	// blocks are the keys that verify nothing, shared by all issuers.
+	blocks *blocklist
+	// cacheDir is where keys are kept; empty means nowhere.
+	cacheDir string
+	disabled atomic.Bool
 	// failures counts refreshes that failed in a row; only the refresher uses it.
 	failures int
 	// keys is the last good snapshot; nil before the first one.
@@ -59,6 +67,8 @@ type IssuerStatus struct {
 	FetchedAt time.Time
 	// Stale reports that the keys were not refreshed in time and still work.
 	Stale bool
+	// Disabled reports that the issuer's tokens are refused for now.
+	Disabled bool
 	// Err is why the last refresh failed, for operators; empty after a success.
 	Err string
 }
@@ -71,6 +81,9 @@ func (is *issuer) current(now time.Time) (snap *snapshot, stale bool, r *ca.Refu
 		r = ca.Refuse(ca.KindUnavailable, ca.ReasonIdpKeysMissing, "no keys of issuer %s yet", is.Name)
 		r.RetryAfter = is.retryAfter(now)
 		return nil, false, r
+	}
+	if is.StaticJWKS != nil {
+		return snap, false, nil
 	}
 	// A clock that was set back makes an age negative and keys look fresh; that
 	// clock is caught where certificates are issued.
@@ -87,15 +100,15 @@ func (is *issuer) current(now time.Time) (snap *snapshot, stale bool, r *ca.Refu
 // retryAfter is when the next refresh may have brought keys, in whole seconds
 // as HTTP wants them.
 func (is *issuer) retryAfter(now time.Time) time.Duration {
-	wait := minBackoff
+	wait := firstRetry
 	if last := is.last.Load(); last != nil {
 		wait = last.next.Sub(now).Truncate(time.Second) + time.Second
 	}
-	return min(max(wait, minBackoff), maxBackoff)
+	return min(max(wait, firstRetry), roundWindow)
 }
 
 func (is *issuer) status(now time.Time) IssuerStatus {
-	st := IssuerStatus{Name: is.Name}
+	st := IssuerStatus{Name: is.Name, Disabled: is.disabled.Load()}
 	if snap := is.keys.Load(); snap != nil {
 		st.FetchedAt = snap.fetchedAt
 	}
@@ -110,7 +123,16 @@ func (is *issuer) status(now time.Time) IssuerStatus {
 // run refreshes until ctx ends. It is the only code that fetches: whatever else
 // has reason to want keys sooner can only ask this loop, and the loop decides.
 func (is *issuer) run(ctx context.Context) {
+	if is.StaticJWKS != nil {
+		<-ctx.Done()
+		return
+	}
+	if err := is.load(); err != nil {
+		is.log.Warn("reading kept issuer keys failed", "issuer", is.Name, "err", err)
+	}
 	defer is.fetcher.client.CloseIdleConnections()
+	is.early.run(true)
+	defer is.early.run(false)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -118,8 +140,11 @@ func (is *issuer) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
-			timer.Reset(is.refresh(ctx))
+		case <-is.early.wake:
 		}
+		is.early.begin(is.clock())
+		timer.Reset(is.refresh(ctx))
+		is.early.end()
 	}
 }
 
@@ -140,14 +165,15 @@ func (is *issuer) refresh(ctx context.Context) time.Duration {
 }
 
 // failed keeps the old keys, because an outage of the provider must not become
-// one of ours, and waits longer each time.
+// one of ours.
 func (is *issuer) failed(err error) time.Duration {
-	wait := maxBackoff
-	if is.failures <= 6 {
-		wait = minBackoff << (is.failures - 1)
+	wait := firstRetry
+	if is.failures > 1 {
+		wait = min(retry, is.Refresh)
 	}
-	wait = min(jitter(wait), is.Refresh)
-	is.last.Store(&attempt{err: err.Error(), next: is.clock().Add(wait)})
+	now := is.clock()
+	wait = max(jitter(wait), is.early.next(now))
+	is.last.Store(&attempt{err: err.Error(), next: now.Add(wait)})
 	is.metrics.failed(is.Name)
 	is.log.Warn("refreshing issuer keys failed", "issuer", is.Name, "err", err, "failures", is.failures, "retry_in", wait)
 	return wait
@@ -166,10 +192,12 @@ func (is *issuer) succeeded(keys *keySet, asked time.Time, maxAge time.Duration)
 	if maxAge >= 0 {
 		wait = min(max(maxAge, minMaxAge), is.Refresh)
 	}
-	wait = jitter(wait)
-	is.last.Store(&attempt{next: is.clock().Add(wait)})
+	now := is.clock()
+	wait = max(jitter(wait), is.early.next(now))
+	is.last.Store(&attempt{next: now.Add(wait)})
 	is.metrics.refreshed(is.Name, asked, len(keys.keys))
 	is.logChange(old, snap)
+	is.save(snap)
 	return wait
 }
 

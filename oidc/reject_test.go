@@ -136,6 +136,8 @@ func TestVerifyRefusesHeaders(t *testing.T) {
 		{"header with invalid UTF-8", raw("{\"alg\":\"RS256\",\"kid\":\"rsa\",\"x\":\"\xff\"}"), ca.ReasonTokenMalformed},
 		{"header empty", raw(``), ca.ReasonTokenMalformed},
 		{"typ a number", with("typ", 1), ca.ReasonTokenType},
+		{"typ null", with("typ", nil), ca.ReasonTokenType},
+		{"nonce of Microsoft Graph", with("nonce", "AQABAAAAAAD"), ca.ReasonTokenType},
 	}
 	for _, typ := range []string{"logout+jwt", "at+jwt", "application/at+jwt", "dpop+jwt", "secevent+jwt",
 		"client-authentication+jwt", "JOSE", "JOSE+JSON", "Jwt", "", "JWT\x01"} {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -21,7 +22,10 @@ type Verifier struct {
 	clock   func() time.Time
 	metrics *metrics
 	issuers []*issuer
-	byURL   map[string]*issuer
+	// byURL finds an issuer by every iss that means it.
+	byURL  map[string]*issuer
+	blocks *blocklist
+	uses   *uses
 }
 
 // New checks the configuration. It does no I/O.
@@ -34,15 +38,47 @@ func New(cfg Config) (*Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Verifier{limit: cfg.MaxTokenBytes, clock: cfg.Clock, metrics: m, byURL: make(map[string]*issuer)}
+	v := &Verifier{
+		limit: cfg.MaxTokenBytes, clock: cfg.Clock, metrics: m, byURL: make(map[string]*issuer),
+		blocks: newBlocklist(cfg.BlockedKeys), uses: newUses(maxUses),
+	}
 	for _, c := range cfg.Issuers {
-		is := &issuer{Issuer: c, clock: cfg.Clock, log: cfg.Logger, metrics: m}
+		is := &issuer{
+			Issuer: c, clock: cfg.Clock, log: cfg.Logger, metrics: m,
+			early: newEarly(c.Refresh), blocks: v.blocks, cacheDir: cfg.CacheDir,
+		}
+		if err := is.useStatic(); err != nil {
+			return nil, fmt.Errorf("oidc: issuer %q: %w", c.Name, err)
+		}
 		is.fetcher = newFetcher(&is.Issuer)
 		v.issuers = append(v.issuers, is)
 		v.byURL[c.URL] = is
+		for _, iss := range c.AcceptedIssuers {
+			v.byURL[iss] = is
+		}
 		m.start(c.Name)
 	}
 	return v, nil
+}
+
+// useStatic takes the keys that the operator gave.
+func (is *issuer) useStatic() error {
+	if is.StaticJWKS == nil {
+		return nil
+	}
+	keys, err := parseKeySet(is.StaticJWKS)
+	switch {
+	case err != nil:
+		return fmt.Errorf("static key set: %w", err)
+	case keys.leaked:
+		// A provider is not stopped by the mistakes it makes; this one can be
+		// mended before it does harm.
+		return fmt.Errorf("static key set: %w", errLeaked)
+	}
+	snap := &snapshot{keySet: keys, generation: 1, fetchedAt: is.clock()}
+	is.keys.Store(snap)
+	is.metrics.refreshed(is.Name, snap.fetchedAt, len(keys.keys))
+	return nil
 }
 
 // Run keeps the keys of every issuer fresh until ctx ends, and returns when all
@@ -66,9 +102,12 @@ func (v *Verifier) Ready() []IssuerStatus {
 	return status
 }
 
-// Verify returns the identity that a token vouches for. It does no I/O. Every
-// error is a [*ca.Refusal]: of kind invalid when the token can never succeed,
-// unavailable when the issuer's keys are missing or too old.
+// Verify returns the identity that a token vouches for. It does no I/O, but may
+// wait up to two seconds for a refresh of keys, if no known key verifies the
+// token. Every error is a [*ca.Refusal]: of kind invalid when the token can never
+// succeed, denied when an administrator or the configuration turns it away,
+// exhausted when it was used too often, unavailable when the issuer's keys are
+// missing or too old.
 func (v *Verifier) Verify(ctx context.Context, raw string) (ca.Identity, error) {
 	id, name, r := v.verify(ctx, raw)
 	if r != nil {
@@ -96,12 +135,21 @@ func (v *Verifier) verify(ctx context.Context, raw string) (id ca.Identity, name
 	if t.foreignKeys > 0 {
 		v.metrics.foreign.WithLabelValues(is.Name).Inc()
 	}
-	id, r = is.verify(ctx, t, v.clock())
+	if is.disabled.Load() {
+		return id, is.Name, ca.Refuse(ca.KindDenied, ca.ReasonIssuerDisabled, "issuer %s is disabled", is.Name)
+	}
+	now := v.clock()
+	if id, r = is.verify(ctx, t, now); r == nil {
+		r = v.uses.take(&is.Issuer, id, now)
+	}
 	return id, is.Name, r
 }
 
 // verify decides about a token that names this issuer.
 func (is *issuer) verify(ctx context.Context, t *token, now time.Time) (ca.Identity, *ca.Refusal) {
+	if r := is.checkKind(t); r != nil {
+		return ca.Identity{}, r
+	}
 	switch {
 	case !slices.Contains(is.Algorithms, t.alg):
 		return ca.Identity{}, invalid(ca.ReasonAlgNotAllowed, "alg %.20q is not allowed", t.alg)
@@ -112,8 +160,26 @@ func (is *issuer) verify(ctx context.Context, t *token, now time.Time) (ca.Ident
 	if r != nil {
 		return ca.Identity{}, r
 	}
-	check := &signatureCheck{keys: snap.keySet, token: t}
-	verifier := gooidc.NewVerifier(is.URL, check, &gooidc.Config{
+	id, r := is.check(ctx, t, snap, now)
+	if r == nil {
+		id.Token.StaleKeys = stale
+		return id, nil
+	}
+	newer, r := is.newerKeys(ctx, t, snap, now, r)
+	if r != nil {
+		return ca.Identity{}, r
+	}
+	if id, r = is.check(ctx, t, newer, now); r != nil && (r.Reason == ca.ReasonKeyUnknown || r.Reason == ca.ReasonBadSignature) {
+		is.early.remember(miss{t.keyID, newer.generation}, now)
+	}
+	return id, r
+}
+
+// check verifies a token with the keys of one snapshot.
+func (is *issuer) check(ctx context.Context, t *token, snap *snapshot, now time.Time) (ca.Identity, *ca.Refusal) {
+	check := &signatureCheck{keys: snap.keySet, token: t, blocked: is.blocks.blocked}
+	// checkIssuer has the last word; here it is enough that both read the same.
+	verifier := gooidc.NewVerifier(t.issuer, check, &gooidc.Config{
 		SupportedSigningAlgs: is.Algorithms,
 		// go-oidc knows one client; checkAudience knows several.
 		SkipClientIDCheck: true,
@@ -126,7 +192,7 @@ func (is *issuer) verify(ctx context.Context, t *token, now time.Time) (ca.Ident
 		}
 		return ca.Identity{}, invalid(ca.ReasonTokenMalformed, "parsing token: %w", err)
 	}
-	id, r := is.identity(t, check.signer, now)
+	id, r := is.identity(t, now)
 	if r != nil {
 		return ca.Identity{}, r
 	}
@@ -135,17 +201,17 @@ func (is *issuer) verify(ctx context.Context, t *token, now time.Time) (ca.Ident
 		// something else than we did, or insists on claims that we do not use.
 		return ca.Identity{}, invalid(ca.ReasonTokenMalformed, "verifying token: %w", err)
 	}
-	if !agrees(read, id) {
+	if !agrees(read, t, id) {
 		return ca.Identity{}, invalid(ca.ReasonTokenMalformed, "token has claims that differ only in the case of their names")
 	}
-	id.Token.StaleKeys = stale
+	id.Token.KeyThumbprint = check.signer.thumbprint
 	return id, nil
 }
 
 // agrees reports that go-oidc, which matches claim names by case folding and
 // takes the last of several, has read the same token.
-func agrees(read *gooidc.IDToken, id ca.Identity) bool {
-	return read.Issuer == id.Issuer && read.Subject == id.Subject &&
+func agrees(read *gooidc.IDToken, t *token, id ca.Identity) bool {
+	return read.Issuer == t.issuer && read.Subject == id.Subject &&
 		slices.Equal(read.Audience, id.Token.Audience) &&
 		read.Expiry.Equal(id.Token.Expires) && read.IssuedAt.Equal(id.Token.IssuedAt)
 }
@@ -154,8 +220,9 @@ func agrees(read *gooidc.IDToken, id ca.Identity) bool {
 // of one snapshot. go-oidc's own RemoteKeySet fetches for every bad token,
 // ignores use and alg of keys, and keeps withdrawn keys.
 type signatureCheck struct {
-	keys  *keySet
-	token *token
+	keys    *keySet
+	token   *token
+	blocked func(*key) bool
 	// signer is the key that verified the signature, and refusal why none did;
 	// go-oidc flattens errors to text.
 	signer  *key
@@ -166,7 +233,7 @@ var errSignature = errors.New("signature not verified")
 
 // VerifySignature implements gooidc.KeySet.
 func (c *signatureCheck) VerifySignature(_ context.Context, raw string) ([]byte, error) {
-	candidates, r := c.keys.find(c.token)
+	candidates, r := c.keys.find(c.token, c.blocked)
 	if r != nil {
 		c.refusal = r
 		return nil, errSignature

@@ -79,7 +79,7 @@ func TestVerifyAcceptsOddTokens(t *testing.T) {
 		"typ jwt":                  rs256().token(t, header.with("typ", "jwt"), claims),
 		"payload typ ID and scope": rs256().token(t, header, claims.with("typ", "ID").with("scope", "openid")),
 		"token_use id":             rs256().token(t, header, claims.with("token_use", "id")),
-		"x5t and own header":       rs256().token(t, header.with("x5t", "abc").with("nonce", "n"), claims),
+		"x5t and own header":       rs256().token(t, header.with("x5t", "abc").with("own", "n"), claims),
 		"x5u of nobody, ignored":   rs256().token(t, header.with("x5u", "https://evil.example/"), claims),
 		"JWK without use and alg":  signer{"RS256", rsaKey2()}.token(t, header.with("kid", "plain"), claims),
 		"PS256, JWK without alg":   signer{"PS256", rsaKey2()}.token(t, header.with("kid", "plain").with("alg", "PS256"), claims),
@@ -312,7 +312,8 @@ func TestKeySetAcceptsOddKeys(t *testing.T) {
 		"e 2^31-1":            base.with("e", "f____w"),
 		"malformed x5c":       base.with("x5c", []string{"!!"}).with("x5t", "x"),
 		"key_ops with verify": base.with("key_ops", []string{"verify"}),
-		"unknown members":     base.with("issuer", "https://x").with("nbf", 5),
+		"unknown members":     base.with("owner", "https://x").with("nbf", 5),
+		"issuer of Entra ID":  base.with("issuer", "https://login.example/{tenantid}/v2.0"),
 		"kid in base64":       base.with("kid", "a+b/c=="),
 	} {
 		if set, err := parseKeySet(jwkSet(jwk)); err != nil || len(set.keys) != 1 {

@@ -140,7 +140,8 @@ func splitPEM(data []byte) []string {
 }
 
 // TestRefusalsReachNoOne: whatever is wrong with a request, the client gets the
-// status, message and code, nothing goes out to the provider, nothing is signed.
+// status, message and code, no more than a refresh of keys goes out to the
+// provider, nothing is signed.
 func TestRefusalsReachNoOne(t *testing.T) {
 	s := newSite(t)
 	s.initLog()
@@ -178,8 +179,10 @@ func TestRefusalsReachNoOne(t *testing.T) {
 			}
 		})
 	}
-	if after := s.requests.Load(); after != before {
-		t.Errorf("the provider saw %d requests because of them", after-before)
+	// The tampered one might be signed with a new key: it may cause one refresh,
+	// which is two requests, and no other does.
+	if after := s.requests.Load(); after > before+2 {
+		t.Errorf("the provider saw %d requests because of them, want at most 2", after-before)
 	}
 	s.must(r.stop())
 	report, err := audit.Verify(auditDir(filepath.Join(s.dir, "state")))

@@ -1,0 +1,220 @@
+package oidc
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca"
+)
+
+// Bounds of what tokens can make us do.
+const (
+	// maxRounds is how many times in roundWindow an issuer is asked for its keys,
+	// for whatever reason.
+	maxRounds   = 2
+	roundWindow = time.Minute
+	// maxMissWait is how long a request waits for a refresh that it asked for.
+	// Clients give the whole request five seconds.
+	maxMissWait = 2 * time.Second
+	// maxWaiters is how many requests wait at a time: forged tokens must not take
+	// all the places of a server while a provider hangs.
+	maxWaiters = 32
+	maxMisses  = 4096
+	missTTL    = time.Minute
+)
+
+// early decides whether a token that no key verifies is a reason to refresh keys
+// before their time.
+//
+// Providers rotate keys without notice, and some keep the kid (Jenkins), so both
+// an unknown kid and a signature that does not verify may mean a new key. Both
+// are also what anybody can forge. Therefore: the one refresher does the asking,
+// all who wait share its answer, an answer about a kid is remembered as long as
+// the key set is the same one, and rounds are counted, whoever caused them.
+type early struct {
+	// window is roundWindow, or shorter when the operator's schedule is denser.
+	window time.Duration
+	// wake tells the refresher that round is new.
+	wake chan struct{}
+
+	// mu guards the fields below.
+	mu      sync.Mutex
+	running bool
+	// round is closed when the refresh that is asked for or under way has ended;
+	// nil when there is none.
+	round   chan struct{}
+	waiters int
+	// started are the times of the last rounds, oldest first.
+	started [maxRounds]time.Time
+	misses  map[miss]time.Time
+}
+
+// miss is a kid that was looked for in one key set and verified nothing.
+type miss struct {
+	keyID      string
+	generation uint64
+}
+
+func newEarly(refresh time.Duration) *early {
+	return &early{
+		window: min(roundWindow, maxRounds*refresh),
+		wake:   make(chan struct{}, 1), misses: make(map[miss]time.Time),
+	}
+}
+
+// join returns a channel that is closed when newer keys may be there, or nil if
+// no refresh is going to happen for this token. known reports that the issuer
+// was asked about this very kid not long ago. Whoever gets a channel calls leave.
+func (e *early) join(m miss, now time.Time) (round <-chan struct{}, known bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if until, ok := e.misses[m]; ok && now.Before(until) {
+		return nil, true
+	}
+	if !e.running || e.waiters >= maxWaiters {
+		return nil, false
+	}
+	if e.round == nil {
+		if e.delay(now) > 0 {
+			return nil, false
+		}
+		e.round = make(chan struct{})
+		select {
+		case e.wake <- struct{}{}:
+		default: // a signal that nobody took is as good
+		}
+	}
+	e.waiters++
+	return e.round, false
+}
+
+func (e *early) leave() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.waiters--
+}
+
+// remember notes that the key set of m was fetched after somebody had asked for
+// its kid, and that it was in vain.
+func (e *early) remember(m miss, now time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for old, until := range e.misses {
+		if old.generation != m.generation || !now.Before(until) {
+			delete(e.misses, old)
+		}
+	}
+	if len(e.misses) < maxMisses {
+		e.misses[m] = now.Add(missTTL)
+	}
+}
+
+// delay is how long to wait before another round may start. The caller holds mu.
+func (e *early) delay(now time.Time) time.Duration {
+	if e.started[0].IsZero() {
+		return 0
+	}
+	// A clock that is set back must not stop refreshes for as long.
+	return min(e.window-now.Sub(e.started[0]), e.window)
+}
+
+// begin starts a round, joined by those who wait for one.
+func (e *early) begin(now time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.round == nil {
+		e.round = make(chan struct{})
+	}
+	select {
+	case <-e.wake:
+	default:
+	}
+	copy(e.started[:], e.started[1:])
+	e.started[maxRounds-1] = now
+}
+
+// next is the delay before the round after this one.
+func (e *early) next(now time.Time) time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.delay(now)
+}
+
+// end ends the round.
+func (e *early) end() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.finish()
+}
+
+// finish lets go of those who wait. The caller holds mu.
+func (e *early) finish() {
+	if e.round != nil {
+		close(e.round)
+		e.round = nil
+	}
+}
+
+// run opens or closes the door, as the refresher starts and stops.
+func (e *early) run(running bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.running = running
+	if !running {
+		e.finish()
+	}
+}
+
+// newerKeys returns keys that are newer than snap, for a token that was refused
+// with r because no key of snap verifies it, or the refusal that stands.
+func (is *issuer) newerKeys(ctx context.Context, t *token, snap *snapshot, now time.Time, r *ca.Refusal) (*snapshot, *ca.Refusal) {
+	switch {
+	case is.ScheduleOnly || is.StaticJWKS != nil:
+		return nil, r
+	case r.Reason == ca.ReasonBadSignature:
+	case r.Reason == ca.ReasonKeyUnknown && t.hasKeyID:
+	default:
+		return nil, r
+	}
+	// A token that is refused with any key is no reason to fetch one.
+	if _, hopeless := is.identity(t, now); hopeless != nil {
+		return nil, r
+	}
+	round, known := is.early.join(miss{t.keyID, snap.generation}, now)
+	if round == nil {
+		is.metrics.early.WithLabelValues(is.Name, "spared").Inc()
+		if known {
+			return nil, r
+		}
+		return nil, is.unlessUnreachable(r, now)
+	}
+	defer is.early.leave()
+	is.metrics.early.WithLabelValues(is.Name, "waited").Inc()
+	timeout := time.NewTimer(maxMissWait)
+	defer timeout.Stop()
+	select {
+	case <-round:
+	case <-timeout.C:
+	case <-ctx.Done():
+		return nil, ca.Refuse(ca.KindUnavailable, ca.ReasonDeadline, "waiting for keys of issuer %s: %w", is.Name, ctx.Err())
+	}
+	if newer := is.keys.Load(); newer.generation != snap.generation {
+		return newer, nil
+	}
+	return nil, is.unlessUnreachable(r, now)
+}
+
+// unlessUnreachable makes an outage of r when the key may be a new one that an
+// unreachable provider cannot tell us of: clients try again after 503 and give
+// up after 400. A kid that is known stays what it is; forging one is easier than
+// losing a provider in the moment of a rotation.
+func (is *issuer) unlessUnreachable(r *ca.Refusal, now time.Time) *ca.Refusal {
+	last := is.last.Load()
+	if r.Reason != ca.ReasonKeyUnknown || last == nil || last.err == "" {
+		return r
+	}
+	out := ca.Refuse(ca.KindUnavailable, ca.ReasonIdpKeysMissing, "%w, and issuer %s cannot be asked for it", r.Err, is.Name)
+	out.RetryAfter = is.retryAfter(now)
+	return out
+}
