@@ -99,6 +99,7 @@ func (c *checker) issuerToken(at string, is Issuer) {
 	c.unique(join(at, "audiences"), is.Audiences)
 	c.unique(join(at, "extra_audiences"), is.ExtraAudiences)
 	c.unique(join(at, "authorized_parties"), is.AuthorizedParties)
+	c.unique(join(at, "trusted_claims"), is.TrustedClaims)
 	if key := join(at, "accept"); c.given(key) {
 		c.word(key, is.Accept, tokenKinds)
 	}

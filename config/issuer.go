@@ -107,6 +107,11 @@ type Issuer struct {
 	// EmailVerifiedString accepts email_verified as the string "true", which
 	// some providers send; default false.
 	EmailVerifiedString bool `yaml:"email_verified_string,omitempty"`
+	// TrustedClaims are claims that the provider's administrators vouch for in
+	// every token although the claim alone does not show it, such as email at a
+	// provider without email_verified; default the preset's, else none. Rules may
+	// then make names of them without a further condition.
+	TrustedClaims []string `yaml:"trusted_claims,omitempty" config:"preset"`
 	// Allow says which identities get a certificate without rules: all, every
 	// valid token of this issuer, within may_issue. Required unless there are
 	// rules or the preset has one.
