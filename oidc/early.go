@@ -184,10 +184,10 @@ func (is *issuer) newerKeys(ctx context.Context, t *token, snap *snapshot, now t
 	round, known := is.early.join(miss{t.keyID, snap.generation}, now)
 	if round == nil {
 		is.metrics.early.WithLabelValues(is.Name, "spared").Inc()
-		if known {
+		if last := is.last.Load(); known || last == nil || last.err == "" {
 			return nil, r
 		}
-		return nil, is.unlessUnreachable(r, now)
+		return nil, is.unanswered(r, now)
 	}
 	defer is.early.leave()
 	is.metrics.early.WithLabelValues(is.Name, "waited").Inc()
@@ -202,19 +202,18 @@ func (is *issuer) newerKeys(ctx context.Context, t *token, snap *snapshot, now t
 	if newer := is.keys.Load(); newer.generation != snap.generation {
 		return newer, nil
 	}
-	return nil, is.unlessUnreachable(r, now)
+	return nil, is.unanswered(r, now)
 }
 
-// unlessUnreachable makes an outage of r when the key may be a new one that an
-// unreachable provider cannot tell us of: clients try again after 503 and give
-// up after 400. A kid that is known stays what it is; forging one is easier than
-// losing a provider in the moment of a rotation.
-func (is *issuer) unlessUnreachable(r *ca.Refusal, now time.Time) *ca.Refusal {
-	last := is.last.Load()
-	if r.Reason != ca.ReasonKeyUnknown || last == nil || last.err == "" {
+// unanswered makes an outage of r when the key may be a new one that the provider
+// could not tell us of: clients try again after 503 and give up after 400. A kid
+// that is known stays what it is; forging one is easier than losing a provider in
+// the moment of a rotation.
+func (is *issuer) unanswered(r *ca.Refusal, now time.Time) *ca.Refusal {
+	if r.Reason != ca.ReasonKeyUnknown {
 		return r
 	}
-	out := ca.Refuse(ca.KindUnavailable, ca.ReasonIdpKeysMissing, "%w, and issuer %s cannot be asked for it", r.Err, is.Name)
+	out := ca.Refuse(ca.KindUnavailable, ca.ReasonIdpKeysMissing, "%w, and issuer %s did not answer", r.Err, is.Name)
 	out.RetryAfter = is.retryAfter(now)
 	return out
 }

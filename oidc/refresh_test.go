@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,95 +19,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 )
-
-// memory is an identity provider without a network, for tests in a bubble of
-// synctest. It remembers when it was asked.
-type memory struct {
-	// mu guards the fields below.
-	mu      sync.Mutex
-	keys    []byte
-	header  http.Header
-	down    bool
-	hang    bool
-	fetches []time.Time
-}
-
-const memoryURL = "https://idp.example"
-
-// RoundTrip implements http.RoundTripper.
-func (m *memory) RoundTrip(r *http.Request) (*http.Response, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	body := text(object{"issuer": memoryURL, "jwks_uri": memoryURL + "/keys"})
-	if r.URL.Path == "/keys" {
-		body = string(m.keys)
-	} else {
-		m.fetches = append(m.fetches, time.Now())
-	}
-	if m.hang {
-		m.mu.Unlock()
-		<-r.Context().Done()
-		m.mu.Lock()
-		return nil, r.Context().Err()
-	}
-	status := http.StatusOK
-	if m.down {
-		status = http.StatusBadGateway
-	}
-	return &http.Response{StatusCode: status, Header: m.header.Clone(), Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
-}
-
-func (m *memory) set(f func(*memory)) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	f(m)
-}
-
-// intervals returns the times between fetches so far, and forgets them.
-func (m *memory) intervals() []time.Duration {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var ds []time.Duration
-	for i := 1; i < len(m.fetches); i++ {
-		ds = append(ds, m.fetches[i].Sub(m.fetches[i-1]))
-	}
-	m.fetches = m.fetches[max(0, len(m.fetches)-1):]
-	return ds
-}
-
-// inBubble runs a verifier over m in a bubble, stops it, and waits for it.
-func inBubble(t *testing.T, m *memory, cfg Config, f func(t *testing.T, v *Verifier)) {
-	t.Helper()
-	if m.keys == nil {
-		m.keys = standardKeys()
-	}
-	synctest.Test(t, func(t *testing.T) {
-		if cfg.Issuers == nil {
-			cfg.Issuers = []Issuer{{Name: "test", URL: memoryURL, Audiences: []string{"mayfly"}}}
-		}
-		v, err := New(cfg)
-		if err != nil {
-			t.Fatalf("New: %v", err)
-		}
-		for _, is := range v.issuers {
-			is.fetcher.client.Transport = m
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); v.Run(ctx) }()
-		synctest.Wait()
-		f(t, v)
-		cancel()
-		<-done
-	})
-}
-
-// tokenNow is a good token of memory at the bubble's time.
-func tokenNow(t *testing.T) string {
-	t.Helper()
-	return rs256().token(t, goodHeader(), object{"iss": memoryURL, "aud": "mayfly", "sub": "alice",
-		"iat": time.Now().Unix(), "exp": time.Now().Add(5 * time.Minute).Unix()})
-}
 
 func TestRefreshKeepsItsPace(t *testing.T) {
 	for _, tt := range []struct {
