@@ -88,6 +88,9 @@ if ! cmp -s npm/package-lock.json "$E2E_NPM/installed.json"; then
   cp npm/package-lock.json "$E2E_NPM/installed.json"
 fi
 
+# shellcheck source=keycloak/install.sh
+source keycloak/install.sh
+
 stage "compiling the tests"
 "$go" vet .
 
