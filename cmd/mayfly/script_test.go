@@ -10,7 +10,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"mayfly": main})
+	testscript.Main(m, map[string]func(){"mayfly": main, "demo-provider": demoProvider, "browser": browser})
 }
 
 // TestScripts runs testdata/*.txtar, which say what the program does.

@@ -31,6 +31,7 @@ var mayImport = []struct {
 	{"internal/policy/...", []string{"internal/policy/...", "ca"}},
 	{"internal/freeze", []string{"ca"}},
 	{"internal/trust/...", []string{"internal/trust/...", "ca"}},
+	{"internal/login/...", []string{"internal/login/..."}},
 	{"internal/layering", nil},
 	{"oidc/...", []string{"oidc/...", "ca"}},
 	{"ctlog/embedded/...", []string{"ctlog/embedded/...", "ctlog"}},
