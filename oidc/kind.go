@@ -50,7 +50,8 @@ func (is *issuer) checkKind(t *token) *ca.Refusal {
 	if is.Accept == AccessToken {
 		return t.checkAccessEvidence(typed || used || t.headerType == "at+jwt" || t.headerType == "application/at+jwt")
 	}
-	if name, ok := t.anyClaim("scope", "scp"); ok && !typed {
+	// Entra ID tells how the client proved itself in access tokens only.
+	if name, ok := t.anyClaim("scope", "scp", "azpacr", "appidacr"); ok && !typed {
 		return invalid(ca.ReasonTokenType, "token has %s, as access tokens do", name)
 	}
 	return nil

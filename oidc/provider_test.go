@@ -262,3 +262,11 @@ func wantRefusal(t testing.TB, what string, err error, kind ca.Kind, reason ca.R
 	}
 	return r
 }
+
+// succeed stops the test if err is one.
+func succeed(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
