@@ -102,7 +102,7 @@ func TestRefreshBacksOffAndRecovers(t *testing.T) {
 		// The back-off starts again from a second.
 		m.set(func(m *memory) { m.down = true })
 		m.intervals()
-		time.Sleep(10*time.Minute + 30*time.Second)
+		time.Sleep(12 * time.Minute)
 		if got := m.intervals(); len(got) < 3 || got[1] > time.Second+firstRetry {
 			t.Errorf("after a good time, attempts came after %v; want the first retry within a second", got)
 		}
