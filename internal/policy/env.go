@@ -196,12 +196,30 @@ func toList(arg ref.Val) ref.Val {
 		return types.WrapErr(&claimError{fmt.Sprintf("list() of a %s", v.Type().TypeName())})
 	}
 	var all []string
-	for it := lister.Iterator(); it.HasNext() == types.True; {
-		s, ok := it.Next().(types.String)
-		if !ok {
-			return types.WrapErr(&claimError{"list() of something that has not only strings in it"})
+	add := func(member any) bool {
+		switch s := member.(type) {
+		case string:
+			all = append(all, s)
+		case types.String:
+			all = append(all, string(s))
+		default:
+			return false
 		}
-		all = append(all, string(s))
+		return true
+	}
+	// The list of a claim is what was decoded, and needs no conversion twice.
+	whole := true
+	if decoded, ok := lister.Value().([]any); ok {
+		for i := 0; i < len(decoded) && whole; i++ {
+			whole = add(decoded[i])
+		}
+	} else {
+		for it := lister.Iterator(); it.HasNext() == types.True && whole; {
+			whole = add(it.Next())
+		}
+	}
+	if !whole {
+		return types.WrapErr(&claimError{"list() of something that has not only strings in it"})
 	}
 	return types.NewStringList(types.DefaultTypeAdapter, all)
 }

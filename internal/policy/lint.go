@@ -93,6 +93,9 @@ type claimPath struct {
 
 func (p claimPath) String() string { return strings.Join(p.names, ".") }
 
+// key identifies the first n names, in which dots may stand.
+func (p claimPath) key(n int) string { return strings.Join(p.names[:n], "\x00") }
+
 // pathOf reads a chain of selections; ok is false for everything else.
 func pathOf(e ast.Expr) (p claimPath, ok bool) {
 	switch e.Kind() {
@@ -247,12 +250,12 @@ func tested(e ast.Expr, negated bool) []string {
 		if part.Kind() == ast.CallKind && part.AsCall().FunctionName() == operators.LogicalNot {
 			inner := part.AsCall().Args()[0]
 			if p, ok := pathOf(inner); negated && ok && p.test {
-				all = append(all, p.String())
+				all = append(all, p.key(len(p.names)))
 			}
 			continue
 		}
 		if p, ok := pathOf(part); !negated && ok && p.test {
-			all = append(all, p.String())
+			all = append(all, p.key(len(p.names)))
 		}
 	}
 	return all
@@ -279,14 +282,15 @@ func (l *linter) read(p claimPath, known []string, free bool) {
 		sure--
 	}
 	for n := 2; n <= sure && free; n++ {
-		prefix := strings.Join(p.names[:n], ".")
+		prefix := p.key(n)
 		if n == 2 && p.names[0] == "claims" && slices.Contains(alwaysPresent, p.names[1]) {
 			continue
 		}
-		present := slices.ContainsFunc(known, func(k string) bool { return k == prefix || strings.HasPrefix(k, prefix+".") })
+		present := slices.ContainsFunc(known, func(k string) bool { return k == prefix || strings.HasPrefix(k, prefix+"\x00") })
 		if !present {
-			l.complain("%s may be absent: below ||, ! , != and ?: say what then, as in has(%s) && ..., or write it with a question mark",
-				prefix, prefix)
+			name := strings.Join(p.names[:n], ".")
+			l.complain("%s may be absent: below ||, !, != and ?: say what then, as in has(%s) && ..., or write it with a question mark",
+				name, name)
 		}
 	}
 }

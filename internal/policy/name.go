@@ -271,6 +271,9 @@ func checkText(s string) error {
 		return errors.New("not UTF-8")
 	}
 	for _, r := range s {
+		if r >= ' ' && r < 0x7f {
+			continue
+		}
 		if unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Co) {
 			return fmt.Errorf("invisible character %U", r)
 		}

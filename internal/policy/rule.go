@@ -131,7 +131,8 @@ func parse(env *cel.Env, text string, want ...*cel.Type) (*cel.Ast, error) {
 }
 
 func program(env *cel.Env, checked *cel.Ast) (cel.Program, error) {
-	return env.Program(checked, cel.CostLimit(maxCost))
+	// Optimizing compiles the patterns that the rule has in it, once.
+	return env.Program(checked, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptOptimize))
 }
 
 // compileConditions makes one program of each part of the condition, so that an
