@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -121,9 +122,9 @@ type Issuer struct {
 	// environment. Names are then resolved by the proxy, and what addresses they
 	// may have is the proxy's to decide.
 	Proxy string
-	// AllowLoopback are hosts, "name" or "name:port" as in JWKSHosts, that may
-	// resolve to a loopback address although the issuer's host is not one.
-	AllowLoopback []string
+	// AllowLoopback are loopback addresses or networks that names of the provider
+	// may resolve to although its URL names none.
+	AllowLoopback []netip.Prefix
 
 	// MaxCertificatesPerToken is how often one token is verified; zero means
 	// without limit. OneTime is a limit of one, under a reason of its own. Both
@@ -239,9 +240,14 @@ func (is *Issuer) fill() error {
 			return fmt.Errorf("algorithm %q is not one of ours", alg)
 		}
 	}
-	for _, h := range slices.Concat(is.JWKSHosts, is.AllowLoopback) {
+	for _, h := range is.JWKSHosts {
 		if u, err := url.Parse("https://" + h); err != nil || h == "" || u.Host != h || u.Hostname() == "" {
 			return fmt.Errorf("host %q is not of the form name or name:port", h)
+		}
+	}
+	for _, p := range is.AllowLoopback {
+		if !p.IsValid() {
+			return errors.New("a loopback network is none")
 		}
 	}
 	if err := is.checkKeySource(); err != nil {

@@ -204,7 +204,10 @@ func (is *Issuer) dial(ctx context.Context, network, addr string) (net.Conn, err
 	// names, and that often listens on loopback.
 	addr = strings.ToLower(addr)
 	proxy := !slices.Contains(is.keyHosts("https"), addr) && !slices.Contains(is.keyHosts("http"), addr)
-	loopback := proxy || isLoopbackHost(own.Hostname()) || slices.Contains(hostPorts("https", is.AllowLoopback), addr)
+	loopback := is.AllowLoopback
+	if proxy || isLoopbackHost(own.Hostname()) {
+		loopback = anyLoopback
+	}
 	d := net.Dialer{Timeout: dialTimeout, Control: func(_, resolved string, _ syscall.RawConn) error {
 		return checkAddress(resolved, loopback)
 	}}
@@ -215,7 +218,15 @@ func (is *Issuer) dial(ctx context.Context, network, addr string) (net.Conn, err
 // 169.254.169.254 it is not link-local.
 var metadataIPv6 = netip.MustParseAddr("fd00:ec2::254")
 
-func checkAddress(resolved string, loopback bool) error {
+// anyLoopback is all that connects to this machine; the unspecified addresses do.
+var anyLoopback = []netip.Prefix{
+	netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"),
+	netip.MustParsePrefix("0.0.0.0/32"), netip.MustParsePrefix("::/128"),
+}
+
+// checkAddress refuses addresses of this machine outside of loopback, and those
+// where no provider lives.
+func checkAddress(resolved string, loopback []netip.Prefix) error {
 	ap, err := netip.ParseAddrPort(resolved)
 	if err != nil {
 		return fmt.Errorf("address %q: %w", resolved, err)
@@ -223,7 +234,7 @@ func checkAddress(resolved string, loopback bool) error {
 	ip := ap.Addr().Unmap().WithZone("")
 	switch {
 	// Connecting to the unspecified address reaches loopback.
-	case (ip.IsLoopback() || ip.IsUnspecified()) && !loopback:
+	case (ip.IsLoopback() || ip.IsUnspecified()) && !slices.ContainsFunc(loopback, func(p netip.Prefix) bool { return p.Contains(ip) }):
 		return fmt.Errorf("refusing to connect to %v: loopback", ip)
 	case ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip == metadataIPv6:
 		return fmt.Errorf("refusing to connect to %v: link-local or metadata", ip)

@@ -161,8 +161,11 @@ func tokenNow(t *testing.T) string {
 
 // forgedNow is a token that no provider has signed, under the given kid. Making
 // a signature costs more than checking one, so it is noise.
-func forgedNow(kid string) string {
-	return b64([]byte(text(goodHeader().with("kid", kid)))) + "." + b64([]byte(text(claimsNow()))) + "." + b64(make([]byte, 256))
+func forgedNow(kid string) string { return forgedFor(memoryURL, kid) }
+
+func forgedFor(issuer, kid string) string {
+	claims := claimsNow().with("iss", issuer)
+	return b64([]byte(text(goodHeader().with("kid", kid)))) + "." + b64([]byte(text(claims))) + "." + b64(make([]byte, 256))
 }
 
 // strangeKid returns a kid that nobody has.

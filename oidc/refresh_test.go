@@ -339,10 +339,10 @@ func TestDialRefusesAddresses(t *testing.T) {
 		{"[fe80::1%eth0]:443", false, false}, {"[fd00:ec2::254]:80", false, false}, {"224.0.0.1:443", false, false},
 		{"name:443", false, false},
 	} {
-		if err := checkAddress(tt.address, false); (err == nil) != tt.far {
+		if err := checkAddress(tt.address, nil); (err == nil) != tt.far {
 			t.Errorf("%s for a far issuer: %v, want accepted %v", tt.address, err, tt.far)
 		}
-		if err := checkAddress(tt.address, true); (err == nil) != tt.loopbackAsked {
+		if err := checkAddress(tt.address, anyLoopback); (err == nil) != tt.loopbackAsked {
 			t.Errorf("%s for a loopback issuer: %v, want accepted %v", tt.address, err, tt.loopbackAsked)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,7 +56,7 @@ func TestKeySetURLReplacesDiscovery(t *testing.T) {
 	// A cluster's issuer is a name that nobody outside of it can resolve.
 	is := p.issuer()
 	is.URL, is.JWKSURL = "https://kubernetes.default.svc", p.srv.URL+"/openid/v1/jwks"
-	is.AllowLoopback = []string{strings.TrimPrefix(p.srv.URL, "https://")}
+	is.AllowLoopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 	v, _ := newVerifier(t, Config{Issuers: []Issuer{is}})
 	if _, err := v.Verify(t.Context(), rs256().token(t, goodHeader(), p.goodClaims().with("iss", is.URL))); err != nil {
 		t.Errorf("Verify: %v (status %+v)", err, v.Ready()[0])

@@ -79,6 +79,11 @@ func (is *Issuer) checkKeySource() error {
 	case (is.ClientCertFile == "") != (is.ClientKeyFile == ""):
 		return errors.New("client certificate and key go together")
 	}
+	for _, p := range is.AllowLoopback {
+		if !p.IsValid() || !p.Addr().IsLoopback() {
+			return fmt.Errorf("%v is no loopback network", p)
+		}
+	}
 	if is.JWKSURL != "" {
 		if err := is.checkJWKSURI(is.JWKSURL); err != nil {
 			return fmt.Errorf("key set URL %.200q: %w", is.JWKSURL, err)
