@@ -52,6 +52,7 @@ func TestNewRefusesRulesThatNobodyCanHaveMeant(t *testing.T) {
 		{"guard of the parent", when(`has(claims.a) && claims.a.b != "x"`), "claims.a.b may be absent"},
 		{"guard without its own guard", when(`has(claims.a.b) || true`), "claims.a may be absent"},
 		{"loop variable", when(`claims.roles.exists(r, r.name == "a")`), "r.name may be absent"},
+		{"loop variable of all", when(`claims.roles.all(r, r.name == "a")`), "r.name may be absent"},
 		{"optional and then not", when(`claims.b != "x" && claims.?a.orValue("") != "x"`), "claims.b may be absent"},
 		{"computed", when(`!({"a": 1}.b == 1)`), "computed"},
 		{"all claims", when(`claims == claims`), "name the claim"},

@@ -71,7 +71,7 @@ func verdict(t testing.TB, p *policy.Policy, r ca.Request) string {
 func TestConditions(t *testing.T) {
 	const claims = `{"sub":"u1","acr":"mfa","amr":["pwd","otp"],"auth_time":1795337000,"groups":["/code-signers"],"one":"/code-signers",
 		"n":12345678901234567,"huge":123456789012345678901234567890,"nothing":null,"realm_access":{"roles":["signer"]},"flag":true,
-		"azp":"codesign-cli","roles":[{"name":"a"},{"id":1}],"https://corp.example/role":"x"}`
+		"azp":"codesign-cli","roles":[{"name":"a"},{"id":1}],"soon":1795337756,"later":1795337796,"written":"1795337000","https://corp.example/role":"x"}`
 	for _, tc := range []struct{ when, want string }{
 		{`true`, "one"},
 		{`false`, "policy"},
@@ -87,6 +87,9 @@ func TestConditions(t *testing.T) {
 		{`claims.n == 12345678901234567`, "one"},
 		{`recent(claims.auth_time, now, duration("15m"))`, "one"},
 		{`recent(claims.auth_time, now, duration("5m"))`, "policy"},
+		{`recent(claims.soon, now, duration("15m"))`, "one"},
+		{`recent(claims.later, now, duration("15m"))`, "policy"},
+		{`recent(claims.written, now, duration("15m"))`, "one"},
 		{`now - ts(claims.auth_time) < duration("15m")`, "one"},
 		{`in_network(request.source, "10.0.0.0/8")`, "one"},
 		{`in_network(request.source, "192.168.0.0/16")`, "policy"},
