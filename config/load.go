@@ -97,6 +97,16 @@ func load(path string, flags *pflag.FlagSet, now time.Time) (*File, error) {
 	return parse(path, text, flags, now)
 }
 
+// Parse is Load of a text that stands in no file yet. The path says where it is
+// going to stand, for problems and relative paths.
+func Parse(path string, text []byte) (*File, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("finding the place of the configuration: %w", err)
+	}
+	return parse(path, text, nil, time.Now())
+}
+
 // parse is load after reading.
 func parse(path string, text []byte, flags *pflag.FlagSet, now time.Time) (*File, error) {
 	f := &File{Path: path, lines: make(map[string]int), origins: make(map[string]string)}

@@ -105,3 +105,18 @@ func TestLoadNamesTheMissingFile(t *testing.T) {
 		t.Errorf(`Load(""): got error %v, want one that says --config`, err)
 	}
 }
+
+func TestParseReadsWhatLoadReads(t *testing.T) {
+	path := write(t, minimal)
+	loaded := mustLoad(t, path, nil)
+	parsed, err := Parse(path, []byte(minimal))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(loaded.Config, parsed.Config, exact); diff != "" || parsed.Path != path || parsed.Digest != loaded.Digest {
+		t.Errorf("got another configuration at %s, want that at %s (-loaded +parsed):\n%s", parsed.Path, path, diff)
+	}
+	if _, err := Parse(path, []byte("state: 7\n")); err == nil || !strings.HasPrefix(err.Error(), path+":") {
+		t.Errorf("got error %v, want problems in %s", err, path)
+	}
+}

@@ -11,7 +11,7 @@ import (
 )
 
 func configCommand() *cobra.Command {
-	return group("config", "Work with the configuration", "  mayfly config check mayfly.yaml", configCheckCommand())
+	return group("config", "Work with the configuration", "  mayfly config check mayfly.yaml", configCheckCommand(), importFulcioCommand())
 }
 
 func configCheckCommand() *cobra.Command {
