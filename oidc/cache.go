@@ -169,14 +169,22 @@ func readCached(name string) (*cached, error) {
 	if len(text) > maxCacheBytes {
 		return nil, fmt.Errorf("%s is larger than %d bytes", name, maxCacheBytes)
 	}
+	c, err := parseCached(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return c, nil
+}
+
+func parseCached(text []byte) (*cached, error) {
 	c := &cached{}
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(c); err != nil || dec.More() {
-		return nil, fmt.Errorf("%s is not a file of kept keys", name)
+		return nil, errors.New("not a file of kept keys")
 	}
 	if c.Version != cacheVersion || c.Checksum != c.checksum() {
-		return nil, fmt.Errorf("%s is damaged or of another version", name)
+		return nil, errors.New("damaged or of another version")
 	}
 	return c, nil
 }

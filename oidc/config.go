@@ -150,8 +150,9 @@ type Config struct {
 	// verify nothing, whoever publishes them. [Verifier.Block] adds to them.
 	BlockedKeys []string
 	// CacheDir is where the last good keys of each issuer are kept, so that a
-	// restart during an outage of the provider has keys. It is made if missing;
-	// only one process may use it. Empty means that nothing is kept.
+	// restart during an outage of the provider has keys. It is made if missing,
+	// for its owner alone, because whoever can write to it can make tokens. Empty
+	// means that nothing is kept.
 	CacheDir string
 	// MaxTokenBytes bounds the length of a token. Default 16384, at most 65536;
 	// a token of Entra ID with 200 groups has about 10 KB.

@@ -131,6 +131,7 @@ func FuzzVerifyClaims(f *testing.F) {
 	good := text(p.goodClaims().with("iss", host))
 	more := func(s string) string { return strings.TrimSuffix(good, "}") + "," + s + "}" }
 	for _, s := range []string{good, more(`"SUB":"root"`), more(`"ſub":"root"`), more(`"azp":"mayfly","jti":"1","nbf":1`),
+		more(`"azp":"mayfly","scp":"sign"`), more(`"azp":"mayfly","typ":"Bearer"`), more(`"azp":"mayfly","typ":"ID","scope":"x"`),
 		more(`"EMAIL_VERIFIED":false`), more(`"sub":"x"`), more(`"_claim_names":{}`), more(`"a":"\ud83d\ude00"`)} {
 		f.Add([]byte(s))
 	}
@@ -138,8 +139,15 @@ func FuzzVerifyClaims(f *testing.F) {
 	header := text(object{"alg": "EdDSA", "kid": "ed"})
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		payload = bytes.ReplaceAll(payload, []byte(host), []byte(p.srv.URL))
-		id, err := v.Verify(t.Context(), s.compact(t, header, string(payload)))
-		if err != nil {
+		token := s.compact(t, header, string(payload))
+		id, err := v.Verify(t.Context(), token)
+		other, accessErr := access.Verify(t.Context(), token)
+		switch {
+		case err == nil && accessErr == nil:
+			t.Fatalf("an ID token and an access token at once: %s", payload)
+		case accessErr == nil:
+			id = other
+		case err != nil:
 			return
 		}
 		claims := readAsMap(t, payload)
@@ -151,6 +159,29 @@ func FuzzVerifyClaims(f *testing.F) {
 		}
 		if id.Subject == "" || !id.Token.UsableUntil.After(noon) || len(id.Token.Audience) == 0 {
 			t.Fatalf("identity is incomplete: %+v\nfrom %s", id, payload)
+		}
+	})
+}
+
+// FuzzParseCached: what is read from disk is what was written there, and has no
+// keys that a provider's answer could not have brought.
+func FuzzParseCached(f *testing.F) {
+	good := cached{Version: cacheVersion, Issuer: "https://idp.example", Source: "https://idp.example/keys", FetchedAt: noon, Keys: standardKeys()}
+	good.Checksum = good.checksum()
+	f.Add(must(json.Marshal(good)))
+	f.Add([]byte(`{"version":1,"issuer":"","source":"","fetchedAt":"0001-01-01T00:00:00Z","keys":null,"checksum":""}`))
+	f.Add([]byte(`{}{}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := parseCached(data)
+		if err != nil {
+			return
+		}
+		again, err := parseCached(must(json.Marshal(c)))
+		if err != nil || !again.FetchedAt.Equal(c.FetchedAt) || !bytes.Equal(again.Keys, c.Keys) || again.Issuer != c.Issuer || again.Source != c.Source {
+			t.Fatalf("read %+v, written and read again %+v, %v", c, again, err)
+		}
+		if set, err := parseKeySet(c.Keys); err == nil {
+			checkKeys(t, set)
 		}
 	})
 }

@@ -47,28 +47,27 @@ func (is *issuer) checkKind(t *token) *ca.Refusal {
 	if used && use != wantUse {
 		return invalid(ca.ReasonTokenType, "token_use is %.40q", fmt.Sprint(use))
 	}
-	if is.Accept == AccessToken {
-		return t.checkAccessEvidence(typed || used || t.headerType == "at+jwt" || t.headerType == "application/at+jwt")
+	name, access := t.anyClaim(accessClaims...)
+	if is.Accept == IDToken {
+		if access && !typed {
+			return invalid(ca.ReasonTokenType, "token has %s, as access tokens do", name)
+		}
+		return nil
 	}
-	// Entra ID tells how the client proved itself in access tokens only.
-	if name, ok := t.anyClaim("scope", "scp", "azpacr", "appidacr"); ok && !typed {
-		return invalid(ca.ReasonTokenType, "token has %s, as access tokens do", name)
-	}
-	return nil
-}
-
-// checkAccessEvidence tells an access token from an ID token, for the providers
-// that put "JWT" into every header.
-func (t *token) checkAccessEvidence(named bool) *ca.Refusal {
 	// OpenID Connect Core, Sections 2 and 3.1.3.6: an ID token has these.
 	if name, ok := t.anyClaim("nonce", "at_hash", "c_hash"); ok {
 		return invalid(ca.ReasonTokenType, "token has %s, as ID tokens do", name)
 	}
-	if _, ok := t.anyClaim("scope", "scp", "roles", "apptype", "appidacr", "azpacr"); !named && !ok {
+	if named := typed || used || t.headerType == "at+jwt" || t.headerType == "application/at+jwt"; !named && !access {
 		return invalid(ca.ReasonTokenType, "token has nothing that only access tokens have")
 	}
 	return nil
 }
+
+// accessClaims tell an access token from an ID token of the providers that put
+// "JWT" into every header: what was granted and, of Entra ID, how the client
+// proved itself. Both kinds are told apart by the same list, so no token is both.
+var accessClaims = []string{"scope", "scp", "azpacr", "appidacr"}
 
 // anyClaim returns the first of names that is a claim.
 func (t *token) anyClaim(names ...string) (string, bool) {

@@ -31,6 +31,7 @@ type plan struct {
 	profiles []ca.Profile
 	policy   *policy.Policy
 	issuers  []oidc.Issuer
+	blocked  []string // thumbprints of issuers' keys
 	public   []server.Issuer
 	// remotes and remoteKeys (in DER) are by the log's name.
 	remotes    map[string]ctlog.RemoteConfig
@@ -85,43 +86,6 @@ func (p *plan) planTLS() {
 	if _, err := tls.LoadX509KeyPair(t.Certificate, t.Key); err != nil {
 		p.bad("listen.tls", "%v", err)
 	}
-}
-
-func (p *plan) planIssuers() {
-	var rules []policy.Issuer
-	for i, c := range p.file.Issuers {
-		path := fmt.Sprintf("issuers[%d]", i)
-		p.issuers = append(p.issuers, oidc.Issuer{
-			Name: c.Name, URL: c.URL, Audiences: c.Audiences, ExtraAudiences: c.ExtraAudiences,
-			AuthorizedParties: c.AuthorizedParties, Algorithms: c.Algorithms, ClockSkew: c.ClockSkew,
-			MaxTokenAge: c.MaxTokenAge, MaxTokenLifetime: c.MaxTokenLifetime, Refresh: c.Refresh, MaxStale: c.MaxStale,
-			RootCAs: p.roots(path+".ca_file", c.CAFile), AllowInsecureHTTP: c.InsecureHTTP, JWKSHosts: c.JWKSHosts,
-			EmailVerifiedString: c.EmailVerifiedString,
-		})
-		rules = append(rules, policy.Issuer{
-			Name: c.Name, SAN: ca.SANKind(c.SAN), EmailDomains: c.MayIssue.EmailDomains, URIPrefixes: c.MayIssue.URIPrefixes,
-		})
-		for _, audience := range c.Audiences {
-			p.public = append(p.public, publicIssuer(c, audience))
-		}
-	}
-	if _, err := oidc.New(oidc.Config{Issuers: p.issuers, MaxTokenBytes: int(p.file.Limits.TokenSize)}); err != nil {
-		p.bad("issuers", "%v", err)
-	}
-	var err error
-	if p.policy, err = policy.New(rules); err != nil {
-		p.bad("issuers", "%v", err)
-	}
-}
-
-// publicIssuer is what GetConfiguration tells about an issuer. The challenge
-// claim is what stock clients sign: the email if the token has one, else sub.
-func publicIssuer(c config.Issuer, audience string) server.Issuer {
-	claim := "sub"
-	if c.SAN == config.SANEmail {
-		claim = "email"
-	}
-	return server.Issuer{URL: c.URL, Audience: audience, Type: c.SAN, ChallengeClaim: claim}
 }
 
 // roots reads a file of root certificates; an empty name means the system's.
@@ -234,6 +198,9 @@ func exists(path string) bool {
 func Check(f *config.File, now time.Time) config.Problems {
 	p := newPlan(f, now, false)
 	defer p.close()
+	if p.policy != nil {
+		p.runRuleTests()
+	}
 	if len(p.problems) > 0 {
 		return p.sorted()
 	}
@@ -241,7 +208,7 @@ func Check(f *config.File, now time.Time) config.Problems {
 	if err := trustProblem(p); err != nil {
 		p.bad("", "%v", err)
 	}
-	return p.problems
+	return p.sorted()
 }
 
 // logger discards when none is given.

@@ -80,10 +80,9 @@ func Open(ctx context.Context, f *config.File, o Options) (*Stack, error) {
 }
 
 func (s *Stack) openVerifier(context.Context) (err error) {
-	s.verifier, err = oidc.New(oidc.Config{
-		Issuers: s.plan.issuers, MaxTokenBytes: int(s.file.Limits.TokenSize),
-		Clock: s.options.Clock, Logger: s.logger, Registerer: s.registry,
-	})
+	c := s.plan.oidcConfig()
+	c.CacheDir, c.Clock, c.Logger, c.Registerer = keyCacheDir(s.file.State), s.options.Clock, s.logger, s.registry
+	s.verifier, err = oidc.New(c)
 	return err
 }
 
