@@ -32,6 +32,7 @@ var mayImport = []struct {
 	{"internal/freeze", []string{"ca"}},
 	{"internal/trust/...", []string{"internal/trust/...", "ca"}},
 	{"internal/login/...", []string{"internal/login/..."}},
+	{"internal/probe/...", []string{"internal/probe/...", "internal/login/endpoint"}},
 	{"internal/layering", nil},
 	{"oidc/...", []string{"oidc/...", "ca"}},
 	{"ctlog/embedded/...", []string{"ctlog/embedded/...", "ctlog"}},
