@@ -126,6 +126,9 @@ func FuzzParseToken(f *testing.F) {
 func FuzzVerifyClaims(f *testing.F) {
 	p := newProvider(f)
 	v, _ := newVerifier(f, Config{Issuers: []Issuer{p.issuer()}})
+	is := p.issuer()
+	is.Accept, is.AuthorizedParties = AccessToken, []string{"mayfly"}
+	access, _ := newVerifier(f, Config{Issuers: []Issuer{is}})
 	// The provider's port changes, the corpus does not.
 	const host = "https://idp.example"
 	good := text(p.goodClaims().with("iss", host))
