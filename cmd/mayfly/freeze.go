@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,13 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/cmd/internal/stack"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/freeze"
 )
-
-// maxAdminAnswer bounds what is read from the service: its longest list.
-const maxAdminAnswer = 16 << 20
 
 func freezeCommand() *cobra.Command {
 	var path, issuer, note string
@@ -128,29 +122,7 @@ func askFrozen(ctx context.Context, cmd *cobra.Command, path, method string, bod
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://mayfly/v1/freeze", bytes.NewReader(body))
-	if err != nil {
-		return nil, fmt.Errorf("making the request: %w", err)
-	}
-	resp, err := stack.AdminClient(f.State).Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("asking the service at %s: %w; is it running, and may you open its socket?", stack.AdminSocket(f.State), err)
-	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end below
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer))
-	if err != nil {
-		return nil, fmt.Errorf("reading the service's answer: %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		var refusal struct{ Error string }
-		if json.Unmarshal(data, &refusal) != nil || refusal.Error == "" {
-			return nil, fmt.Errorf("the service answered with status %d", resp.StatusCode)
-		}
-		return nil, errors.New(refusal.Error)
-	}
 	var entries []freeze.Entry
-	if err := json.Unmarshal(data, &entries); err != nil {
-		return nil, fmt.Errorf("reading the service's answer: %w", err)
-	}
-	return entries, nil
+	err = askService(ctx, f, method, "/v1/freeze", body, &entries)
+	return entries, err
 }

@@ -62,6 +62,15 @@ func (p *Policy) Test(_ context.Context, c Case) error {
 	return nil
 }
 
+// ExplainCase is [Policy.Explain] for claims whose token is not at hand.
+func (p *Policy) ExplainCase(_ context.Context, c Case) (Explanation, error) {
+	f, err := c.facts()
+	if err != nil {
+		return Explanation{}, fmt.Errorf("reading the claims: %w", err)
+	}
+	return p.explain(f), nil
+}
+
 // facts turns claims into what the token layer would hand over.
 func (c Case) facts() (*facts, error) {
 	if len(c.Claims) > maxTestClaims {

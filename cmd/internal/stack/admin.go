@@ -119,7 +119,8 @@ func AdminClient(state string) *http.Client {
 	return &http.Client{Timeout: adminTimeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
 }
 
-// adminHandler answers /v1/freeze: GET lists, POST freezes, DELETE thaws.
+// adminHandler answers /v1/freeze (GET lists, POST freezes, DELETE thaws) and
+// POST /v1/explain.
 func (s *Stack) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/freeze", func(w http.ResponseWriter, _ *http.Request) {
@@ -127,6 +128,7 @@ func (s *Stack) adminHandler() http.Handler {
 	})
 	mux.HandleFunc("POST /v1/freeze", func(w http.ResponseWriter, r *http.Request) { s.adminChange(w, r, "freeze", s.frozen.Freeze) })
 	mux.HandleFunc("DELETE /v1/freeze", func(w http.ResponseWriter, r *http.Request) { s.adminChange(w, r, "unfreeze", s.frozen.Unfreeze) })
+	mux.HandleFunc("POST /v1/explain", s.explain)
 	return http.MaxBytesHandler(mux, maxAdminBody)
 }
 

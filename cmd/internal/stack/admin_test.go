@@ -95,3 +95,38 @@ func TestAdminSocketIsForItsOwnerOnly(t *testing.T) {
 		t.Errorf("the public port answers administrators: %d", a.status)
 	}
 }
+
+func TestExplainTellsTokenAndPolicyApart(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	r := s.run("")
+	ask := func(token string) (e Explanation) {
+		data, err := json.Marshal(map[string]string{"token": token})
+		s.must(err)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://mayfly/v1/explain", bytes.NewReader(data))
+		s.must(err)
+		resp, err := AdminClient(filepath.Join(s.dir, "state")).Do(req)
+		s.must(err)
+		defer func() { s.must(resp.Body.Close()) }()
+		text, err := io.ReadAll(resp.Body)
+		s.must(err)
+		if strings.Contains(string(text), "eyJ") {
+			t.Errorf("the answer holds a piece of the token: %s", text)
+		}
+		s.must(json.Unmarshal(text, &e))
+		return e
+	}
+	if e := ask(s.token(nil)); e.Policy == nil || !e.Policy.Allowed || e.Policy.SAN != "alice@corp.example" || !e.Verified {
+		t.Errorf("a good token: %+v", e)
+	}
+	if e := ask(s.token(func(c map[string]any) { c["email"] = "a@evil.example" })); e.Policy == nil || e.Policy.Allowed || e.Policy.Reason != "san_not_allowed" {
+		t.Errorf("a name of others: %+v", e)
+	}
+	if e := ask(s.token(func(c map[string]any) { c["aud"] = "other" })); e.Policy != nil || e.TokenReason != "aud" {
+		t.Errorf("a token for others: %+v", e)
+	}
+	s.must(r.stop())
+	if journal := s.journal(); strings.Contains(journal, `"intent"`) {
+		t.Error("explaining left an intent in the journal")
+	}
+}
