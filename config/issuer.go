@@ -22,9 +22,9 @@ type Issuer struct {
 	// https, no query or fragment.
 	URL string `yaml:"url"`
 	// AcceptedIssuers are further values of iss in tokens of this provider, as
-	// AD FS puts another one into access tokens; default none. Certificates name
-	// URL all the same. Nothing is fetched from them.
-	AcceptedIssuers []string `yaml:"accepted_issuers,omitempty"`
+	// AD FS puts another one into access tokens; default the preset's, else none.
+	// Certificates name URL all the same. Nothing is fetched from them.
+	AcceptedIssuers []string `yaml:"accepted_issuers,omitempty" config:"preset"`
 	// Accept is the kind of token: id_token or access_token; default the
 	// preset's, else id_token.
 	Accept string `yaml:"accept,omitempty" config:"preset"`
@@ -181,11 +181,11 @@ type Rule struct {
 	// which is always true. A claim that the token does not have is no match.
 	When string `yaml:"when,omitempty" config:"expression"`
 	// SAN is what the certificate names, an expression such as
-	// email(claims.email). Required with the preset generic, else by default the
-	// preset's.
+	// email(claims.email). Required with the preset generic, else by default that
+	// of the preset's first rule, whose condition is not taken over with it.
 	SAN string `yaml:"san,omitempty" config:"expression"`
-	// Extensions are what else the certificate says; default the preset's when
-	// SAN is too, else none.
+	// Extensions are what else the certificate says; default those of the
+	// preset's first rule when SAN is too, else none.
 	Extensions []Extension `yaml:"extensions,omitempty"`
 	// Profile is the name of the certificate profile; default "default".
 	Profile string `yaml:"profile"`

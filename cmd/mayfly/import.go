@@ -101,8 +101,8 @@ func importFulcio(text []byte) (string, error) {
 	return b.String(), nil
 }
 
-// rest is a configuration in which only the issuers are missing.
-const rest = `listen: {plaintext: true}
+// aroundIssuers is a configuration in which only the issuers are missing.
+const aroundIssuers = `listen: {plaintext: true}
 public_url: https://mayfly.corp.example
 state: state
 chains: [{name: chain, certificates: chain.pem, key: {file: chain.key}}]
@@ -117,7 +117,7 @@ func (e *entry) check() {
 		return
 	}
 	var b strings.Builder
-	b.WriteString(rest + "issuers:\n")
+	b.WriteString(aroundIssuers + "issuers:\n")
 	e.write(&b)
 	_, err := config.Parse("mayfly.yaml", []byte(b.String()))
 	problems, _ := errors.AsType[config.Problems](err)

@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/policy"
 )
 
 // entry is an issuer of Mayfly in the making.
@@ -51,6 +52,7 @@ func translate(is fulcioIssuer, providers map[string]fulcioProvider, names map[s
 		return e
 	}
 	e.general()
+	defer e.checkPreset()
 	switch is.kind {
 	case fulcioEmail:
 		e.email()
@@ -83,6 +85,15 @@ func translate(is fulcioIssuer, providers map[string]fulcioProvider, names map[s
 		e.provider(is.kind, p)
 	}
 	return e
+}
+
+// checkPreset drops a preset that would refuse the issuer's URL: the rules are
+// written out anyway.
+func (e *entry) checkPreset() {
+	row, ok := policy.Preset(e.preset)
+	if ok && !e.source.wildcard && row.CheckIssuer(e.source.url) != nil {
+		e.preset = ""
+	}
 }
 
 // unusable says why an issuer cannot be an entry of ours.

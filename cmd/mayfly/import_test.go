@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
@@ -21,7 +22,7 @@ import (
 func loadImported(t testing.TB, text string) (*config.File, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "mayfly.yaml")
-	if err := os.WriteFile(path, []byte(rest+text), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(aroundIssuers+text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return config.Load(path, nil)
@@ -53,25 +54,27 @@ func fixture(t testing.TB) []byte {
 	return text
 }
 
-// decide puts claims, in JSON, to the rules of an imported issuer.
-func decide(t *testing.T, is config.Issuer, claims string) (ca.Decision, error) {
-	t.Helper()
+// rulesOf are the rules of an issuer, as the service takes them.
+func rulesOf(is config.Issuer) policy.Issuer {
 	row := policy.Issuer{
 		Name: is.Name, SAN: ca.SANKind(is.SAN), TrustedClaims: is.TrustedClaims, EmailDomains: is.MayIssue.EmailDomains,
 		URIPrefixes: is.MayIssue.URIPrefixes, UsernameDomains: is.MayIssue.UsernameDomains,
 	}
 	for _, r := range is.Rules {
-		made := policy.Rule{Name: r.Name, When: r.When, SAN: r.SAN}
-		if made.When == "" {
-			made.When = "true"
-		}
+		made := policy.Rule{Name: r.Name, When: cmp.Or(r.When, "true"), SAN: r.SAN}
 		for _, x := range r.Extensions {
 			n, _ := config.ExtensionNumber(x.Name)
 			made.Extensions = append(made.Extensions, policy.RuleExtension{Number: n, Value: x.Value})
 		}
 		row.Rules = append(row.Rules, made)
 	}
-	p, err := policy.New([]policy.Issuer{row})
+	return row
+}
+
+// decide puts claims, in JSON, to the rules of an imported issuer.
+func decide(t *testing.T, is config.Issuer, claims string) (ca.Decision, error) {
+	t.Helper()
+	p, err := policy.New([]policy.Issuer{rulesOf(is)})
 	if err != nil {
 		t.Fatalf("%s: the imported rules are refused: %v", is.URL, err)
 	}
@@ -148,10 +151,34 @@ func TestImportedIssuersNameTheSameAsFulcio(t *testing.T) {
 			if tt.extensions == nil {
 				tt.extensions = make(map[int]string)
 			}
-			if diff := cmp.Diff(tt.extensions, got); d.SAN.String() != tt.san || diff != "" {
+			if diff := gocmp.Diff(tt.extensions, got); d.SAN.String() != tt.san || diff != "" {
 				t.Errorf("claims %s: got name %s, want %s; extensions (-want +got):\n%s", tt.claims, d.SAN, tt.san, diff)
 			}
 		})
+	}
+}
+
+// A preset that does not know the issuer's URL would make the entry useless.
+func TestImportedPresetsKnowTheirIssuers(t *testing.T) {
+	_, issuers := imported(t, fixture(t))
+	_, other := imported(t, []byte("oidc-issuers:\n  https://ci.corp.example/github: {client-id: sigstore, type: github-workflow}\n"))
+	for url, is := range other {
+		issuers[url] = is
+	}
+	presets := 0
+	for url, is := range issuers {
+		row, ok := policy.Preset(is.Preset)
+		if !ok {
+			t.Errorf("%s: there is no preset %q", url, is.Preset)
+		} else if err := row.CheckIssuer(url); err != nil {
+			t.Errorf("%s: preset %s: %v", url, is.Preset, err)
+		}
+		if is.Preset != config.PresetGeneric {
+			presets++
+		}
+	}
+	if presets != 4 {
+		t.Errorf("got %d issuers with a preset, want GitLab, GitHub, Kubernetes and SPIFFE", presets)
 	}
 }
 

@@ -14,6 +14,7 @@ func writeHeader(b *strings.Builder, remarks []string) {
 	for _, text := range []string{
 		"Fulcio gives a certificate to every valid token of an issuer, and so do these entries. Add conditions with rules and `when`.",
 		"Mayfly also looks at azp: tokens that were made for another client than the audience need it under authorized_parties.",
+		"Fulcio takes every signature algorithm that a provider announces. Mayfly takes those of the preset, without one RS256, or what algorithms lists.",
 		"Mayfly writes mail addresses in lower case.",
 	} {
 		comment(b, "", "- "+text)
