@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"cel.dev/cel-go/cel"
@@ -102,6 +103,10 @@ func (f *facts) ResolveName(name string) (any, bool) {
 
 // Parent implements cel.Activation.
 func (f *facts) Parent() cel.Activation { return nil }
+
+// environment is made once: it is immutable, and making it takes longer than
+// compiling a policy.
+var environment = sync.OnceValues(newEnvironment)
 
 // newEnvironment returns the language of rules: CEL's standard library, optional
 // selection, and the functions of docs/policy.md. There is no network, no clock

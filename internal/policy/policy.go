@@ -55,7 +55,7 @@ type Policy struct {
 
 // New checks the issuers and returns their policy.
 func New(issuers []Issuer) (*Policy, error) {
-	env, err := newEnvironment()
+	env, err := environment()
 	if err != nil {
 		return nil, fmt.Errorf("policy: making the language of rules: %w", err)
 	}
