@@ -15,8 +15,8 @@ func parseExpression(text, tag string, v reflect.Value) error {
 	if tag != "!!str" {
 		return fmt.Errorf("an expression belongs here, but YAML reads this as another type (%s); put it in quotes", strings.TrimPrefix(tag, "!!"))
 	}
-	// YAML leaves one line break at the end of a text that starts with | or >.
-	text = strings.TrimSuffix(text, "\n")
+	// YAML leaves line breaks at the end of a text that starts with | or >.
+	text = strings.TrimRight(text, "\n")
 	switch {
 	case strings.TrimSpace(text) == "":
 		return errors.New("the expression is empty; write one, or remove the key")

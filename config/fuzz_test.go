@@ -15,8 +15,9 @@ import (
 // what to do, and that a configuration written out again loads as the same one.
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte(minimal))
-	for _, name := range []string{"mayfly.yaml", "minimal.yaml"} {
-		text, err := os.ReadFile(filepath.Join(examples, name))
+	f.Add([]byte(strings.Replace(minimal, allowAll, ruled("name: a\n        when: |+\n          has(claims.a)\n\n\n        san: >-\n          uri(\"https://a/\",\n          'b')"), 1)))
+	for _, name := range []string{"file-ca/mayfly.yaml", "file-ca/minimal.yaml", "keycloak/mayfly.yaml"} {
+		text, err := os.ReadFile(filepath.Join(examples, "..", name))
 		if err != nil {
 			f.Fatal(err)
 		}

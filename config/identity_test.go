@@ -62,6 +62,7 @@ func TestLoadRefusesUnsafeProviders(t *testing.T) {
 		{"thumbprint in hex", name, with("blocked_keys: [" + strings.Repeat("ab", 32) + "]"), 7, "issuers[0].blocked_keys[0]", "43 characters"},
 		{"thumbprint of another spelling", name, with("blocked_keys: [" + thumbprint[:42] + "t]"), 7, "issuers[0].blocked_keys[0]", "43 characters"},
 		{"same thumbprint", name, with("blocked_keys: [" + thumbprint + ", " + thumbprint + "]"), 7, "issuers[0].blocked_keys[1]", "given before"},
+		{"trusted claim twice", name, with("trusted_claims: [email, email]"), 7, "issuers[0].trusted_claims[1]", "given before"},
 		{"user name domain in capitals", "email_domains: [corp.example]", "email_domains: [corp.example]\n      username_domains: [Corp.example]", 13, "issuers[0].may_issue.username_domains[0]", "in lower case"},
 		{"user name domain with a wildcard", "email_domains: [corp.example]", "email_domains: [corp.example]\n      username_domains: [\"*.corp.example\"]", 13, "issuers[0].may_issue.username_domains[0]", "in lower case"},
 	})
@@ -131,6 +132,12 @@ func TestLoadBoundsRules(t *testing.T) {
 		t.Errorf("%d rules: got problems\n%v\nwant one at line 9: issuers[0].rules", len(rules), ps)
 	}
 	mustLoad(t, write(t, strings.Replace(minimal, allowAll, ruled(rules[1:]...), 1)), nil)
+
+	tests := strings.Repeat("{token: t, at: 2026-11-22T09:00:00Z, expect: refuse}, ", maxRuleTests+1)
+	text = strings.Replace(minimal, allowAll, ruled("{name: a, san: x, tests: ["+tests+"]}"), 1)
+	if ps := problems(t, text); len(ps) != 1 || ps[0].Path != "issuers[0].rules[0].tests" || ps[0].Line != 10 {
+		t.Errorf("%d tests: got problems\n%v\nwant one at line 10: issuers[0].rules[0].tests", maxRuleTests+1, ps)
+	}
 }
 
 func TestLoadReadsRules(t *testing.T) {
