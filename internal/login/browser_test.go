@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -90,6 +91,7 @@ func TestBrowserLoginRefuses(t *testing.T) {
 		"no subject":           {func(f *fake) { f.token = func(c claims) { c["sub"] = "" } }, "no subject"},
 		"no ID token":          {func(f *fake) { f.answer = says(200, `{"access_token":"a.b.c"}`) }, "no ID token"},
 		"encrypted":            {func(f *fake) { f.answer = says(200, `{"id_token":"a.b.c.d.e"}`) }, "encrypted"},
+		"shell command":        {func(f *fake) { f.answer = says(200, `{"id_token":"e30.e30.eA\nreboot"}`) }, "characters that no JWT has"},
 		"unsigned":             {func(f *fake) { f.answer = says(200, `{"id_token":"eyJhbGciOiJub25lIn0.e30.eA"}`) }, `signed with "none"`},
 		"symmetric":            {func(f *fake) { f.answer = says(200, `{"id_token":"eyJhbGciOiJIUzI1NiJ9.e30.eA"}`) }, `signed with "HS256"`},
 		"duplicate members":    {func(f *fake) { f.answer = says(200, `{"id_token":"a.b.c","id_token":"d.e.f"}`) }, "twice"},
@@ -101,6 +103,8 @@ func TestBrowserLoginRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
+			now := time.Now().Truncate(time.Second)
+			f.now = func() time.Time { return now }
 			test.change(f)
 			token, err := Acquire(t.Context(), f.config())
 			if err == nil || !strings.Contains(err.Error(), test.want) {
@@ -231,6 +235,14 @@ func TestCallbackTakesBothLoopbackAddressesOrNone(t *testing.T) {
 	if other, err := listen(t.Context(), c.host); err == nil {
 		other.close()
 		t.Errorf("a second login listens at %s too", c.host)
+	}
+	_, port, err := net.SplitHostPort(c.host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ln, err := net.Listen("tcp", net.JoinHostPort("::1", port)); err == nil {
+		ln.Close()
+		t.Errorf("another program can listen at port %s of ::1", port)
 	}
 	for _, bad := range []string{"0.0.0.0:0", "192.0.2.1:0", "corp.example:0", "127.0.0.1", ":0", ""} {
 		if other, err := listen(t.Context(), bad); err == nil {

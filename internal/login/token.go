@@ -81,6 +81,13 @@ func parseToken(raw string) (Token, error) {
 	if raw == "" || len(raw) > maxTokenBytes {
 		return Token{}, fmt.Errorf("the token has %d bytes, not between 1 and %d", len(raw), maxTokenBytes)
 	}
+	// Go's decoder of base64 skips line ends, and the token may end up in a shell
+	// command: "e30.eA\nreboot" is three parts too.
+	if strings.ContainsFunc(raw, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
+	}) {
+		return Token{}, errors.New("this is not an ID token: it holds characters that no JWT has")
+	}
 	parts := strings.Split(raw, ".")
 	if len(parts) == 5 {
 		return Token{}, errors.New("the token is encrypted (JWE); switch ID token encryption off for this client at the provider")
