@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha1"
 	"encoding/binary"
@@ -53,7 +54,8 @@ timestamp_authorities:
 	return k, w
 }
 
-// keycloakIssuers is the issuers section: people and pipelines of one realm.
+// keycloakIssuers is the issuers section: people and pipelines of one realm, and
+// a realm that others administer.
 func keycloakIssuers(k *keycloak, p pki) string {
 	return fmt.Sprintf(`  - name: engineering
     url: %s
@@ -64,17 +66,28 @@ func keycloakIssuers(k *keycloak, p pki) string {
     allow: all
     san: email
     may_issue: {email_domains: [corp.example, ci.corp.example]}
-`, k.realm("eng"), p.file(rootFile))
+  - name: contractors
+    url: %s
+    audiences: [sigstore]
+    ca_file: %s
+    allow: all
+    san: email
+    may_issue: {email_domains: [contractors.example]}
+`, k.realm("eng"), p.file(rootFile), k.realm("contractors"), p.file(rootFile))
 }
 
 // TestKeycloak is one story with one Keycloak, because a start costs a quarter
-// of a minute. Its parts come in order: the last ones rotate keys and stop the
-// provider.
+// of a minute. Its parts come in order: unknown keys are asked for twice a minute
+// at most, so the rotation comes before the forgeries, and is followed by a
+// restart.
 func TestKeycloak(t *testing.T) {
 	k, w := newKeycloakWorld(t)
 	t.Run("a developer logs in with a browser", func(t *testing.T) { developerLogsIn(t, k, w) })
 	t.Run("a developer logs in on another device", func(t *testing.T) { developerUsesDevice(t, k, w) })
 	t.Run("a pipeline has its own identity", func(t *testing.T) { pipelineSigns(t, k, w) })
+	t.Run("keys rotate", func(part *testing.T) { keysRotate(part, k, w, t) })
+	t.Run("a hostile realm stays in its own names", func(t *testing.T) { realmAttacks(t, k, w) })
+	t.Run("the provider stops", func(part *testing.T) { providerStops(part, k, w, t) })
 }
 
 // login is what a person does at the browser; see keycloak/browser.mjs.
@@ -234,14 +247,19 @@ func checkSigned(t *testing.T, k *keycloak, w *world, bundle, email string) {
 // pipelineToken is what a confidential client gets for its secret.
 func (k *keycloak) pipelineToken(t testing.TB) string {
 	t.Helper()
-	got, err := k.grant(t, "eng", url.Values{
-		"grant_type": {"client_credentials"}, "scope": {"openid"},
-		"client_id": {"ci-builder"}, "client_secret": {"the builder's secret"},
-	})
+	token, err := k.tokenOfPipeline(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return got.ID
+	return token
+}
+
+func (k *keycloak) tokenOfPipeline(ctx context.Context) (string, error) {
+	got, err := k.grant(ctx, "eng", url.Values{
+		"grant_type": {"client_credentials"}, "scope": {"openid"},
+		"client_id": {"ci-builder"}, "client_secret": {"the builder's secret"},
+	})
+	return got.ID, err
 }
 
 func pipelineSigns(t *testing.T, k *keycloak, w *world) {
@@ -254,7 +272,7 @@ func pipelineSigns(t *testing.T, k *keycloak, w *world) {
 		t.Errorf("certificate is for %v, want %s", names, builder)
 	}
 	// The client's own secret is what makes it a client.
-	_, err = k.grant(t, "eng", url.Values{"grant_type": {"client_credentials"}, "scope": {"openid"}, "client_id": {"ci-builder"}, "client_secret": {"a guess"}})
+	_, err = k.grant(t.Context(), "eng", url.Values{"grant_type": {"client_credentials"}, "scope": {"openid"}, "client_id": {"ci-builder"}, "client_secret": {"a guess"}})
 	refuses(t, "a guessed secret", []string{fmt.Sprint(http.StatusUnauthorized)}, err)
 }
 
