@@ -109,11 +109,11 @@ func (c *rule) failed(f *facts) (all []FailedCondition) {
 // incomplete says what the name or an extension lacks although every condition
 // holds.
 func (c *rule) incomplete(f *facts) FailedCondition {
-	if _, _, err := c.san.Eval(f); err != nil {
+	if _, _, err := c.values[0].Eval(f); err != nil {
 		return FailedCondition{"san: " + c.SAN, absentWords(err)}
 	}
 	for _, e := range c.extensions {
-		if _, _, err := e.program.Eval(f); err != nil {
+		if _, _, err := c.values[e.value].Eval(f); err != nil {
 			at := slices.IndexFunc(c.Extensions, func(x RuleExtension) bool { return x.Number == e.number })
 			return FailedCondition{fmt.Sprintf("extension %d: %s", e.number, c.Extensions[at].Value), absentWords(err)}
 		}

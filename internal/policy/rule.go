@@ -9,6 +9,7 @@ import (
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
 
 	"github.com/mayfly-ca/mayfly/ca"
 )
@@ -42,7 +43,9 @@ type rule struct {
 	Rule
 	// conditions are the parts of When that "&&" joins.
 	conditions []condition
-	san        cel.Program
+	// values are what SAN and Extensions make, each text once: the name of a
+	// pipeline stands in several extensions, too. The first is the SAN's.
+	values     []cel.Program
 	extensions []extension
 	// claims are the claims that the rule reads, for groups that are left out.
 	claims map[string]bool
@@ -55,10 +58,8 @@ type condition struct {
 	node ast.Expr
 }
 
-type extension struct {
-	number  int
-	program cel.Program
-}
+// extension takes its text from values[value].
+type extension struct{ number, value int }
 
 // compile checks a rule of an issuer.
 func compile(env *cel.Env, r Rule, trusted []string) (*rule, error) {
@@ -77,12 +78,23 @@ func compile(env *cel.Env, r Rule, trusted []string) (*rule, error) {
 	if err != nil {
 		return nil, fmt.Errorf("san: %w", err)
 	}
-	if c.san, err = program(env, san); err != nil {
+	made, err := program(env, san)
+	if err != nil {
 		return nil, fmt.Errorf("san: %w", err)
 	}
-	checked := []part{{"when", when}, {"san", san}}
+	c.values = []cel.Program{made}
+	checked, err := c.compileExtensions(env, []part{{"when", when}, {"san", san}})
+	if err != nil {
+		return nil, err
+	}
+	return c, c.lint(checked, trusted)
+}
+
+// compileExtensions appends the extensions to what was checked so far.
+func (c *rule) compileExtensions(env *cel.Env, checked []part) ([]part, error) {
+	texts := []string{c.SAN}
 	seen := map[int]bool{}
-	for _, e := range r.Extensions {
+	for _, e := range c.Rule.Extensions {
 		where := fmt.Sprintf("extension %d", e.Number)
 		if seen[e.Number] || e.Number < 2 || e.Number > 23 || e.Number == 7 || e.Number == 8 {
 			return nil, fmt.Errorf("%s is given twice or is none of 2 to 6 and 9 to 23", where)
@@ -92,15 +104,20 @@ func compile(env *cel.Env, r Rule, trusted []string) (*rule, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", where, err)
 		}
-		p, err := program(env, value)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", where, err)
+		at := slices.Index(texts, e.Value)
+		if at < 0 {
+			p, err := program(env, value)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", where, err)
+			}
+			at = len(texts)
+			texts, c.values = append(texts, e.Value), append(c.values, p)
 		}
-		c.extensions = append(c.extensions, extension{e.Number, p})
+		c.extensions = append(c.extensions, extension{e.Number, at})
 		checked = append(checked, part{where, value})
 	}
 	slices.SortFunc(c.extensions, func(x, y extension) int { return x.number - y.number })
-	return c, c.lint(checked, trusted)
+	return checked, nil
 }
 
 // part is one checked expression of a rule.
@@ -132,7 +149,7 @@ func parse(env *cel.Env, text string, want ...*cel.Type) (*cel.Ast, error) {
 
 func program(env *cel.Env, checked *cel.Ast) (cel.Program, error) {
 	// Optimizing compiles the patterns that the rule has in it, once.
-	return env.Program(checked, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptOptimize))
+	return env.Program(checked, cel.CostLimit(maxCost), cel.CostTracking(costs{}), cel.EvalOptions(cel.OptOptimize))
 }
 
 // compileConditions makes one program of each part of the condition, so that an
@@ -202,7 +219,7 @@ func (c *rule) decide(f *facts) (ca.Decision, error) {
 	if absent {
 		return d, errNoMatch
 	}
-	value, _, err := c.san.Eval(f)
+	value, _, err := c.values[0].Eval(f)
 	if err != nil {
 		return d, c.refuse("san", err)
 	}
@@ -211,20 +228,29 @@ func (c *rule) decide(f *facts) (ca.Decision, error) {
 		return d, c.refuse("san", fmt.Errorf("gave a %s", value.Type().TypeName()))
 	}
 	d.SAN = name.san
-	d.Extensions, err = c.extend(f)
+	d.Extensions, err = c.extend(f, value)
 	return d, err
 }
 
-func (c *rule) extend(f *facts) ([]ca.Extension, error) {
-	var all []ca.Extension
+// extend makes the extensions; san is what the first of values gave.
+func (c *rule) extend(f *facts, san ref.Val) ([]ca.Extension, error) {
+	if len(c.extensions) == 0 {
+		return nil, nil
+	}
+	all := make([]ca.Extension, 0, len(c.extensions))
+	values := make([]ref.Val, len(c.values))
+	values[0] = san
 	for _, e := range c.extensions {
 		where := fmt.Sprintf("extension %d", e.number)
-		value, _, err := e.program.Eval(f)
-		if err != nil {
-			return nil, c.refuse(where, err)
+		if values[e.value] == nil {
+			v, _, err := c.values[e.value].Eval(f)
+			if err != nil {
+				return nil, c.refuse(where, err)
+			}
+			values[e.value] = v
 		}
 		made := ca.Extension{Number: e.number}
-		switch v := value.(type) {
+		switch v := values[e.value].(type) {
 		case types.String:
 			made.Value = string(v)
 		case *opaque:

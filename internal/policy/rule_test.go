@@ -272,3 +272,20 @@ func TestGroupsLeftOutRefuse(t *testing.T) {
 		t.Errorf("a rule without groups: got %q, want everybody", got)
 	}
 }
+
+// What a loop calls is paid for by its size, or a token could buy much for little.
+func TestLoopsPayForWhatTheyCall(t *testing.T) {
+	everybody := policy.Rule{Name: "everybody", When: "true", SAN: `uri("https://kc.corp.example", "everybody")`}
+	p := mustNew(t, people(one(`list(claims.groups).exists(g, g in list(claims.?groups) && g == "x")`), everybody))
+	for n, want := range map[int]string{20: "everybody https://kc.corp.example/everybody", 2000: "policy"} {
+		groups := strings.TrimSuffix(strings.Repeat(`"/g",`, n), ",")
+		if got := verdict(t, p, request(t, realm, `{"groups":[`+groups+`]}`)); got != want {
+			t.Errorf("%d groups: got %q, want %q", n, got, want)
+		}
+	}
+	p = mustNew(t, people(one(`list(claims.groups).exists(g, list(claims.?groups) == [])`), everybody))
+	groups := strings.TrimSuffix(strings.Repeat(`"/g",`, 2000), ",")
+	if got := verdict(t, p, request(t, realm, `{"groups":[`+groups+`]}`)); got != "policy" {
+		t.Errorf("a list in a loop: got %q, want a refusal", got)
+	}
+}
