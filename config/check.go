@@ -128,6 +128,8 @@ func (c *checker) url(path, raw string, schemes ...string) *url.URL {
 		c.bad(path, "the URL contains a user name or password; remove it")
 	case strings.ContainsAny(raw, "?#"):
 		c.bad(path, "the URL contains a query or fragment; remove it")
+	case strings.Contains(raw, `\`):
+		c.bad(path, "the URL contains a backslash; write /")
 	case !isHost(u.Hostname()):
 		c.bad(path, "%q is neither a host name (in ASCII) nor an IP address; correct it", clip(u.Hostname()))
 	case strings.HasSuffix(u.Host, ":") || !validPort(u.Port()):

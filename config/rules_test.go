@@ -70,6 +70,7 @@ func TestLoadRefusesUnsafeIssuers(t *testing.T) {
 		{"http on a host called like loopback", url, "http://localhost.corp.example\n    insecure_http: true", 8, "issuers[0].insecure_http", "loopback host only"},
 		{"insecure https", url, url + "\n    insecure_http: true", 8, "issuers[0].insecure_http", "remove this key"},
 		{"URL with a query", url, url + "?a=b", 7, "issuers[0].url", "query or fragment"},
+		{"URL with a backslash", url, url + `/a\b`, 7, "issuers[0].url", "backslash"},
 		{"URL of another kind", url, "ldap://kc", 7, "issuers[0].url", "https://"},
 		{"no audience", "[sigstore]", "[]", 8, "issuers[0].audiences", "required"},
 		{"empty audience", "[sigstore]", `[""]`, 8, "issuers[0].audiences[0]", "empty"},

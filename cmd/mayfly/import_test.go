@@ -228,8 +228,10 @@ func TestImportSaysWhatIsLeftToDo(t *testing.T) {
 			t.Errorf("got nothing like %q in:\n%s", want, out)
 		}
 	}
-	if strings.Contains(out, "BEGIN CERTIFICATE") {
-		t.Errorf("got the certificate itself in:\n%s", out)
+	for _, not := range []string{"BEGIN CERTIFICATE", `"define"`} {
+		if strings.Contains(out, not) {
+			t.Errorf("got %s, which is of no use to anybody, in:\n%s", not, out)
+		}
 	}
 	if len(issuers) != 11 {
 		t.Errorf("got %d issuers, want the 11 that can be translated", len(issuers))
@@ -237,6 +239,34 @@ func TestImportSaysWhatIsLeftToDo(t *testing.T) {
 	for url := range issuers {
 		if strings.Contains(url, "*") {
 			t.Errorf("got the wildcard %s as an issuer", url)
+		}
+	}
+}
+
+// What a configuration is refused for is not imported, and the reason is told.
+func TestImportAsksTheConfigurationItself(t *testing.T) {
+	out, issuers := imported(t, []byte(`
+oidc-issuers:
+  https://good.example: {client-id: sigstore, type: email}
+  http://localhost:8080: {client-id: sigstore, type: email}
+  https://a.example:0: {client-id: sigstore, type: email}
+  https://b_c.example: {client-id: sigstore, type: email}
+  https://d.example/ä: {client-id: sigstore, type: email}
+  https://e.example: {client-id: sigstore, type: ci-provider, ci-provider: long}
+  https://g.example/\h: {client-id: sigstore, type: email}
+ci-issuer-metadata:
+  long: {subject-alternative-name-template: "https://f.example/{{.x}}", extension-templates: {build-trigger: "{{.x}}`+strings.Repeat("y", 5000)+`"}}
+`))
+	if len(issuers) != 2 || !issuers["http://localhost:8080"].InsecureHTTP {
+		t.Errorf("got %d issuers, want the good one and the one on loopback, from:\n%s", len(issuers), out)
+	}
+	flat := strings.Join(strings.Fields(strings.ReplaceAll(out, "#", "")), " ")
+	for _, want := range []string{
+		"https://a.example:0 was not imported: url: the port", "https://b_c.example was not imported: url:",
+		"https://e.example was not imported: rules[0].extensions[0].value: the expression is longer",
+	} {
+		if !strings.Contains(flat, want) {
+			t.Errorf("got nothing like %q in:\n%s", want, out)
 		}
 	}
 }

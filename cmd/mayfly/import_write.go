@@ -57,7 +57,6 @@ func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", "''
 func (e *entry) write(b *strings.Builder) {
 	if e.refused != "" {
 		comment(b, "  ", fmt.Sprintf("TODO by you: %s was not imported: %s.", clipped(e.source.url), e.refused))
-		e.remark(b, "  ")
 		return
 	}
 	fmt.Fprintf(b, "  - name: %s\n", e.name)
