@@ -7,6 +7,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/mayfly-ca/mayfly/ca"
 )
 
@@ -60,7 +63,7 @@ func TestNewKeyIsFetchedWhenATokenNeedsIt(t *testing.T) {
 
 func TestJunkCostsTwoRoundsAMinute(t *testing.T) {
 	m := &memory{}
-	inBubble(t, m, Config{}, func(t *testing.T, v *Verifier) {
+	inBubble(t, m, Config{Registerer: prometheus.NewRegistry()}, func(t *testing.T, v *Verifier) {
 		time.Sleep(2 * time.Minute)
 		before := m.requests
 		start := time.Now()
@@ -79,6 +82,11 @@ func TestJunkCostsTwoRoundsAMinute(t *testing.T) {
 		// A round is a discovery document and a key set.
 		if got := m.requests - before; got > 4 {
 			t.Errorf("1000 forged tokens caused %d requests, want at most 4", got)
+		}
+		waited := testutil.ToFloat64(v.metrics.early.WithLabelValues("test", "waited"))
+		spared := testutil.ToFloat64(v.metrics.early.WithLabelValues("test", "spared"))
+		if waited < 1 || waited > 2 || waited+spared != 1000 {
+			t.Errorf("%v forged tokens waited and %v were spared, want 1 or 2 and the rest of 1000", waited, spared)
 		}
 		for i := range 600 {
 			_, _ = v.Verify(t.Context(), forgedNow(strangeKid(1000+i)))

@@ -69,7 +69,7 @@ func (k *key) signsFor(t *token) bool {
 		return true
 	}
 	tid, _ := t.claims["tid"].(string)
-	return tid != "" && strings.ReplaceAll(k.issuer, "{tenantid}", tid) == t.issuer
+	return strings.ReplaceAll(k.issuer, "{tenantid}", tid) == t.issuer
 }
 
 // keySet is what an issuer's JWK set says. It is immutable.

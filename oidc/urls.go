@@ -99,6 +99,10 @@ func (is *Issuer) checkKeySource() error {
 	if err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
+	if is.AllowInsecureHTTP {
+		// Plain http goes through a proxy as it is, bearer token included.
+		return errors.New("a proxy, but the URL is a loopback host")
+	}
 	if u.Scheme != "http" && u.Scheme != "https" || strings.Trim(u.Path, "/") != "" {
 		return errors.New("proxy is not of the form http://host:port or https://host:port")
 	}
