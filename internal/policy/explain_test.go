@@ -2,7 +2,9 @@ package policy_test
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -119,6 +121,38 @@ func TestExplainAgreesWithDecide(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestExplainCase(t *testing.T) {
+	p := mustNew(t, people(one(`request.key_type == "ecdsa-p256" && request.api == "rest-v2" && request.source == ""`)))
+	e, err := p.ExplainCase(t.Context(), policy.Case{Issuer: "idp", URL: realm, Claims: []byte(`{"sub":"u1"}`), At: now})
+	if err != nil || !e.Allowed {
+		t.Errorf("got %+v, %v; want what stock clients use to match", e, err)
+	}
+	if _, err := p.ExplainCase(t.Context(), policy.Case{Issuer: "idp", Claims: []byte(`[]`)}); err == nil {
+		t.Error("a list was taken for claims")
+	}
+}
+
+// Run with the race detector, for a policy is shared by all requests.
+func TestDecideConcurrently(t *testing.T) {
+	p := preset(t, "github")
+	r := tokenOf(t, actions, githubRun)
+	want, err := p.Decide(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 20 {
+				if got, err := p.Decide(t.Context(), r); err != nil || got.SAN != want.SAN || !slices.Equal(got.Extensions, want.Extensions) {
+					t.Errorf("got %+v, %v; want %+v", got, err, want)
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 func TestCases(t *testing.T) {

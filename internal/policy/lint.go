@@ -184,6 +184,7 @@ func (l *linter) walk(e ast.Expr, known []string, free bool) {
 		// is no clearer.
 		c := e.AsComprehension()
 		l.walk(c.IterRange(), known, free)
+		l.walk(c.AccuInit(), known, free)
 		l.walk(c.LoopStep(), known, true)
 		l.walk(c.Result(), known, true)
 	}

@@ -57,6 +57,9 @@ func TestNewRefusesRulesThatNobodyCanHaveMeant(t *testing.T) {
 		{"computed", when(`!({"a": 1}.b == 1)`), "computed"},
 		{"all claims", when(`claims == claims`), "name the claim"},
 		{"all claims in a list", when(`[claims].exists(c, has(c.email))`), "name the claim"},
+		{"all claims as something else", when(`dyn(claims).email == "x"`), "name the claim"},
+		{"all claims as optional", when(`optional.of(claims).optMap(c, c.email).hasValue()`), "name the claim"},
+		{"e-mail as optional", san(`claims.?email.optMap(e, email(e)).orValue(uri("https://kc.corp.example", "x"))`), "email_verified"},
 		{"computed claim", when(`claims["em" + "ail"] == "x"`), "name the claim"},
 
 		{"e-mail", san(`email(claims.email)`), "email_verified"},

@@ -94,7 +94,7 @@ func compile(env *cel.Env, r Rule, trusted []string) (*rule, error) {
 func (c *rule) compileExtensions(env *cel.Env, checked []part) ([]part, error) {
 	texts := []string{c.SAN}
 	seen := map[int]bool{}
-	for _, e := range c.Rule.Extensions {
+	for _, e := range c.Extensions {
 		where := fmt.Sprintf("extension %d", e.Number)
 		if seen[e.Number] || e.Number < 2 || e.Number > 23 || e.Number == 7 || e.Number == 8 {
 			return nil, fmt.Errorf("%s is given twice or is none of 2 to 6 and 9 to 23", where)

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,7 +31,8 @@ type Case struct {
 	// "email:alice@corp.example", or "refuse", or "refuse:" and a reason.
 	Expect string
 	// KeyType, Source and API are what rules read as request.key_type,
-	// request.source and request.api; all may be empty.
+	// request.source and request.api. No key type means ecdsa-p256 and no API
+	// rest-v2, which is what stock clients use.
 	KeyType ca.KeyKind
 	Source  netip.Addr
 	API     string
@@ -109,8 +111,8 @@ func (c Case) facts() (*facts, error) {
 		}
 	}
 	return &facts{
-		id: id, claims: &object{members: claims}, keyType: string(c.KeyType), source: c.Source.Unmap(),
-		api: c.API, now: c.At,
+		id: id, claims: &object{members: claims}, now: c.At,
+		keyType: string(cmp.Or(c.KeyType, ca.KeyECDSAP256)), source: c.Source.Unmap(), api: cmp.Or(c.API, "rest-v2"),
 	}, nil
 }
 
