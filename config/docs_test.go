@@ -175,6 +175,35 @@ func TestManualExamplesLoad(t *testing.T) {
 	mustLoad(t, write(t, all.String()), nil)
 }
 
+// The issuers that other pages show load too, each block for itself.
+func TestIssuersInThePagesLoad(t *testing.T) {
+	pages, err := filepath.Glob("../docs/presets/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := 0
+	for _, page := range append(pages, "../docs/policy.md", "../docs/tokens.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, after, _ := strings.Cut(minimal, "issuers:\n")
+		_, after, _ = strings.Cut(after, "chains:\n")
+		for _, m := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+			if !strings.HasPrefix(m[1], "issuers:\n") {
+				continue
+			}
+			blocks++
+			if _, err := parse("/etc/mayfly/mayfly.yaml", []byte(before+m[1]+"chains:\n"+after), nil, now); err != nil {
+				t.Errorf("%s: %v, from:\n%s", page, err, m[1])
+			}
+		}
+	}
+	if blocks < len(presets)-1 {
+		t.Errorf("got %d blocks with issuers, want one for each preset at least", blocks)
+	}
+}
+
 func TestEveryExportedNameIsDocumented(t *testing.T) {
 	names, err := filepath.Glob("*.go")
 	if err != nil {

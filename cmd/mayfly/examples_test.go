@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"testing"
 
@@ -31,6 +32,28 @@ func TestKeycloakExamplePassesItsOwnTests(t *testing.T) {
 			if err != nil {
 				t.Errorf("rule %s, %s: %v", r.Name, c.Token, err)
 			}
+		}
+	}
+}
+
+// The schema and the table of presets name the same ones.
+func TestConfigurationKnowsEveryPreset(t *testing.T) {
+	for _, name := range policy.PresetNames() {
+		row, _ := policy.Preset(name)
+		issuer := fmt.Sprintf("issuers:\n  - name: a\n    preset: %s\n    url: %s\n    audiences: [sigstore]\n    may_issue: {email_domains: [corp.example]}\n", name, row.Example)
+		if len(row.Rules) == 0 {
+			issuer += "    allow: all\n    san: email\n"
+		}
+		if _, err := config.Parse("mayfly.yaml", []byte(aroundIssuers+issuer)); err != nil {
+			t.Errorf("preset %s: %v", name, err)
+		}
+	}
+	for _, name := range []string{
+		config.PresetGeneric, config.PresetKeycloak, config.PresetADFS, config.PresetEntra, config.PresetGitLab,
+		config.PresetGitHub, config.PresetJenkins, config.PresetKubernetes, config.PresetSPIFFE,
+	} {
+		if _, ok := policy.Preset(name); !ok {
+			t.Errorf("preset %s: got no row in the table, want one", name)
 		}
 	}
 }
