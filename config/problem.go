@@ -63,7 +63,8 @@ type File struct {
 	// Path is the absolute path of the file.
 	Path string
 	// Digest is SHA-256 of the effective configuration: with defaults, variables
-	// and flags. Comments and the order of keys do not change it.
+	// and flags. Comments and the order of keys do not change it. What a preset
+	// says in place of the file is not in it; the digest of the policy has that.
 	Digest [32]byte
 
 	// lines maps a key path to the line of its key or list entry.
