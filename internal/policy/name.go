@@ -160,10 +160,7 @@ func makeURI(args ...ref.Val) ref.Val {
 		return types.MaybeNoSuchOverloadErr(args[0])
 	}
 	if len(args) == 1 {
-		if strings.Contains(strings.TrimPrefix(string(base), "https://"), "//") {
-			return refuseName("URI %q has an empty segment", string(base))
-		}
-		return asName(ca.URISAN(string(base)))
+		return asName(wholeURI(string(base)))
 	}
 	var b strings.Builder
 	b.WriteString(strings.TrimSuffix(string(base), "/"))
@@ -185,6 +182,15 @@ func makeURI(args ...ref.Val) ref.Val {
 		}
 	}
 	return asName(ca.URISAN(b.String()))
+}
+
+// wholeURI takes a URI as it is. Only workflow() makes names with two slashes in
+// the path.
+func wholeURI(uri string) (ca.SAN, error) {
+	if _, rest, _ := strings.Cut(uri, "://"); strings.Contains(rest, "//") {
+		return ca.SAN{}, fmt.Errorf("URI %q has an empty segment", uri)
+	}
+	return ca.URISAN(uri)
 }
 
 // makePath says that the slashes of a claim separate segments.

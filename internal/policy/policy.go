@@ -188,7 +188,7 @@ func (c *compiled) allowAll(id *ca.Identity) (ca.SAN, error) {
 	var san ca.SAN
 	var err error
 	if c.SAN == ca.SANURI {
-		san, err = ca.URISAN(id.Subject)
+		san, err = wholeURI(id.Subject)
 	} else {
 		if id.Email == "" || !id.EmailVerified {
 			return san, ca.Refuse(ca.KindInvalid, ca.ReasonEmailUnverified,

@@ -48,6 +48,7 @@ func TestDecide(t *testing.T) {
 		{"the bare prefix", uri("https://ci.corp.example/team/"), "", ca.KindDenied, ca.ReasonSANNotAllowed},
 		{"other team", uri("https://ci.corp.example/teams/x"), "", ca.KindDenied, ca.ReasonSANNotAllowed},
 		{"dot segments", uri("https://ci.corp.example/team/../root"), "", ca.KindDenied, ca.ReasonSANInvalid},
+		{"empty segment", uri("https://ci.corp.example/team//x"), "", ca.KindDenied, ca.ReasonSANInvalid},
 		{"no URI", uri("alice"), "", ca.KindDenied, ca.ReasonSANInvalid},
 		{"unknown issuer", ca.Identity{IssuerName: "other", Email: "a@corp.example", EmailVerified: true}, "", ca.KindDenied, ca.ReasonPolicy},
 	} {

@@ -126,7 +126,7 @@ func TestConditions(t *testing.T) {
 func TestErrorsRefuse(t *testing.T) {
 	everybody := policy.Rule{Name: "everybody", When: "true", SAN: `uri("https://kc.corp.example", "everybody")`}
 	claims := `{"sub":"u1","acr":"mfa","groups":[1],"scalar":"x","huge":123456789012345678901234567890,"late":"yesterday",
-		"upn":"a_b.example#EXT#@corp.example","bidi":"a\u202eb","nul":"a\u0000b","up":"..","slash":"a/b","mail":"a@b@corp.example",
+		"upn":"a_b.example#EXT#@corp.example","bidi":"a\u202eb","nul":"a\u0000b","up":"..","slash":"a/b","empty":"https://kc.corp.example/a//b","mail":"a@b@corp.example",
 		"long":"` + strings.Repeat("a", 3000) + `"}`
 	for _, tc := range []struct {
 		when, san string
@@ -148,6 +148,7 @@ func TestErrorsRefuse(t *testing.T) {
 		{`true`, `uri("https://kc.corp.example", claims.bidi)`, ca.ReasonSANInvalid},
 		{`true`, `uri("https://kc.corp.example", claims.nul)`, ca.ReasonSANInvalid},
 		{`true`, `uri("https://kc.corp.example", claims.up)`, ca.ReasonSANInvalid},
+		{`true`, `uri(claims.empty)`, ca.ReasonSANInvalid},
 		{`true`, `uri("https://kc.corp.example", claims.slash)`, ca.ReasonSANInvalid},
 		{`true`, `uri("https://kc.corp.example", claims.groups)`, ca.ReasonPolicy},
 		{`true`, `uri("https://kc.corp.example", claims.long)`, ca.ReasonSANInvalid},
@@ -187,6 +188,7 @@ func TestNames(t *testing.T) {
 		{`email(claims.mail)`, "alice+x@corp.example"},
 		{`username("alice", "corp.example")`, "alice!corp.example"},
 		{`uri(claims.sub)`, "https://kc.corp.example/job/feature%252Fx/"},
+		{`uri(claims.id)`, "spiffe://corp.example/ns/a"},
 		{`uri(issuer.url, "clients", claims.odd)`, realm + "/clients/a%20b%40c%25d%C3%BC"},
 		{`uri(issuer.origin + "/x", path(claims.dir), "c")`, "https://kc.corp.example/x/a/b/c"},
 		{`spiffe(claims.id)`, "spiffe://corp.example/ns/a"},
