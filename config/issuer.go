@@ -182,7 +182,7 @@ type Rule struct {
 	When string `yaml:"when,omitempty" config:"expression"`
 	// SAN is what the certificate names, an expression such as
 	// email(claims.email). Required with the preset generic, else by default that
-	// of the preset's first rule, whose condition is not taken over with it.
+	// of the preset's first rule, whose condition must then hold as well.
 	SAN string `yaml:"san,omitempty" config:"expression"`
 	// Extensions are what else the certificate says; default those of the
 	// preset's first rule when SAN is too, else none.

@@ -27,7 +27,7 @@ func askService(ctx context.Context, f *config.File, method, path string, body [
 	if err != nil {
 		return fmt.Errorf("asking the service at %s: %w; is it running, and may you open its socket?", stack.AdminSocket(f.State), err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end below
+	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer))
 	if err != nil {
 		return fmt.Errorf("reading the service's answer: %w", err)

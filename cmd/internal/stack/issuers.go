@@ -114,6 +114,9 @@ func (p *plan) policyIssuer(path string, c config.Issuer, row policy.Row) policy
 	for i, r := range c.Rules {
 		made := policy.Rule{Name: r.Name, When: cmp.Or(r.When, "true"), SAN: r.SAN, Profile: r.Profile, Authority: r.Authority}
 		if r.SAN == "" && len(row.Rules) > 0 {
+			// Who takes the preset's name takes its condition too: the one is safe
+			// only under the other.
+			made.When = "(" + row.Rules[0].When + ") && (" + made.When + ")"
 			made.SAN, made.Extensions = row.Rules[0].SAN, row.Rules[0].Extensions
 		}
 		if len(r.Extensions) > 0 {

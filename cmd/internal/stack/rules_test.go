@@ -133,6 +133,26 @@ func TestCheckNamesRulesThatCannotBe(t *testing.T) {
 	}
 }
 
+func TestRuleThatTakesThePresetsNameTakesItsCondition(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	s.write("verified.json", []byte(`{"iss":"x","sub":"1","email":"a@corp.example","email_verified":true,"auth_time":1795339815,"team":"x"}`))
+	s.write("unverified.json", []byte(`{"iss":"x","sub":"1","email":"a@corp.example","email_verified":false,"auth_time":1795339815,"team":"x"}`))
+	f := s.ruled("127.0.0.1:1", `    preset: keycloak
+    may_issue: {email_domains: [corp.example]}
+    rules:
+      - name: team
+        when: claims.team == "x"
+        tests:
+          - {token: verified.json, at: 2026-11-22T09:00:00Z, expect: "email:a@corp.example"}
+          - {token: unverified.json, at: 2026-11-22T09:00:00Z, expect: "refuse:policy"}
+`)
+	f.Issuers[0].URL, f.Issuers[0].InsecureHTTP = "https://kc.corp.example/realms/eng", false
+	if problems := Check(f, time.Now()); len(problems) > 0 {
+		t.Error(problems)
+	}
+}
+
 func TestPresetsAreLaidUnderTheConfiguration(t *testing.T) {
 	s := newSite(t)
 	s.initLog()
