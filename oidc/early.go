@@ -63,21 +63,31 @@ func newEarly(refresh time.Duration) *early {
 	}
 }
 
-// join returns a channel that is closed when newer keys may be there, or nil if
-// no refresh is going to happen for this token. known reports that the issuer
-// was asked about this very kid not long ago. Whoever gets a channel calls leave.
-func (e *early) join(m miss, now time.Time) (round <-chan struct{}, known bool) {
+// place is what a token finds that asks for newer keys.
+type place int
+
+const (
+	// placed: there is a round, and room to wait for it. Whoever is placed leaves.
+	placed place = iota
+	// answered: the issuer was asked about this very kid not long ago.
+	answered
+	// exhausted: no round is under way and none may start.
+	exhausted
+	// crowded: too many are waiting.
+	crowded
+)
+
+// join returns a channel that is closed when newer keys may be there, if the
+// token is placed.
+func (e *early) join(m miss, now time.Time) (<-chan struct{}, place) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if until, ok := e.misses[m]; ok && now.Before(until) {
-		return nil, true
-	}
-	if !e.running || e.waiters >= maxWaiters {
-		return nil, false
+		return nil, answered
 	}
 	if e.round == nil {
-		if e.delay(now) > 0 {
-			return nil, false
+		if !e.running || e.delay(now) > 0 {
+			return nil, exhausted
 		}
 		e.round = make(chan struct{})
 		select {
@@ -85,8 +95,11 @@ func (e *early) join(m miss, now time.Time) (round <-chan struct{}, known bool) 
 		default: // a signal that nobody took is as good
 		}
 	}
+	if e.waiters >= maxWaiters {
+		return nil, crowded
+	}
 	e.waiters++
-	return e.round, false
+	return e.round, placed
 }
 
 func (e *early) leave() {
@@ -181,39 +194,52 @@ func (is *issuer) newerKeys(ctx context.Context, t *token, snap *snapshot, now t
 	if _, hopeless := is.identity(t, now); hopeless != nil {
 		return nil, r
 	}
-	round, known := is.early.join(miss{t.keyID, snap.generation}, now)
-	if round == nil {
-		is.metrics.early.WithLabelValues(is.Name, "spared").Inc()
-		if last := is.last.Load(); known || last == nil || last.err == "" {
-			return nil, r
-		}
-		return nil, is.unanswered(r, now)
-	}
-	defer is.early.leave()
-	is.metrics.early.WithLabelValues(is.Name, "waited").Inc()
-	timeout := time.NewTimer(maxMissWait)
-	defer timeout.Stop()
-	select {
-	case <-round:
-	case <-timeout.C:
-	case <-ctx.Done():
-		return nil, ca.Refuse(ca.KindUnavailable, ca.ReasonDeadline, "waiting for keys of issuer %s: %w", is.Name, ctx.Err())
-	}
 	if newer := is.keys.Load(); newer.generation != snap.generation {
 		return newer, nil
 	}
-	return nil, is.unanswered(r, now)
+	wait := time.Duration(0)
+	round, place := is.early.join(miss{t.keyID, snap.generation}, now)
+	if place == placed {
+		defer is.early.leave()
+		is.metrics.early.WithLabelValues(is.Name, "waited").Inc()
+		timeout := time.NewTimer(maxMissWait)
+		defer timeout.Stop()
+		select {
+		case <-round:
+		case <-timeout.C:
+			wait = fetchTimeout
+		case <-ctx.Done():
+			return nil, ca.Refuse(ca.KindUnavailable, ca.ReasonDeadline, "waiting for keys of issuer %s: %w", is.Name, ctx.Err())
+		}
+	} else {
+		is.metrics.early.WithLabelValues(is.Name, "spared").Inc()
+	}
+	// Also for those who were not placed: a round may have ended since snap was
+	// taken, and then theirs is the same answer.
+	if newer := is.keys.Load(); newer.generation != snap.generation {
+		return newer, nil
+	}
+	last := is.last.Load()
+	switch {
+	case place == answered, place == exhausted && (last == nil || last.err == ""):
+		return nil, r
+	case place == crowded:
+		wait = fetchTimeout
+	case wait == 0:
+		wait = is.retryAfter(now)
+	}
+	return nil, is.unanswered(r, wait)
 }
 
 // unanswered makes an outage of r when the key may be a new one that the provider
 // could not tell us of: clients try again after 503 and give up after 400. A kid
 // that is known stays what it is; forging one is easier than losing a provider in
 // the moment of a rotation.
-func (is *issuer) unanswered(r *ca.Refusal, now time.Time) *ca.Refusal {
+func (is *issuer) unanswered(r *ca.Refusal, wait time.Duration) *ca.Refusal {
 	if r.Reason != ca.ReasonKeyUnknown {
 		return r
 	}
 	out := ca.Refuse(ca.KindUnavailable, ca.ReasonIdpKeysMissing, "%w, and issuer %s did not answer", r.Err, is.Name)
-	out.RetryAfter = is.retryAfter(now)
+	out.RetryAfter = wait
 	return out
 }

@@ -2,6 +2,8 @@ package oidc
 
 import (
 	"context"
+	"net/http"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -206,7 +208,9 @@ func TestWaitingForKeysIsBounded(t *testing.T) {
 		m.set(func(m *memory) { m.hang = true })
 		start := time.Now()
 		_, err := v.Verify(t.Context(), forgedNow("a"))
-		wantRefusal(t, "hanging provider", err, ca.KindUnavailable, ca.ReasonIdpKeysMissing)
+		if r := wantRefusal(t, "hanging provider", err, ca.KindUnavailable, ca.ReasonIdpKeysMissing); r.RetryAfter != fetchTimeout {
+			t.Errorf("retry after %v, want %v, when the provider has answered or not", r.RetryAfter, fetchTimeout)
+		}
 		if took := time.Since(start); took != maxMissWait {
 			t.Errorf("waited %v for a hanging provider, want %v", took, maxMissWait)
 		}
@@ -225,7 +229,10 @@ func TestWaitingForKeysIsBounded(t *testing.T) {
 		for i := range cap(waited) {
 			wg.Go(func() {
 				start := time.Now()
-				_, _ = v.Verify(t.Context(), forgedNow(strangeKid(i)))
+				_, err := v.Verify(t.Context(), forgedNow(strangeKid(i)))
+				if r := ca.AsRefusal(err); r.Reason != ca.ReasonIdpKeysMissing {
+					t.Errorf("one of a crowd: got %v, want %s", err, ca.ReasonIdpKeysMissing)
+				}
 				waited <- time.Since(start)
 			})
 		}
@@ -294,4 +301,55 @@ func TestStoppingLetsGoOfWaiters(t *testing.T) {
 			t.Errorf("a token waited %v for a refresher that has stopped", took)
 		}
 	})
+}
+
+// The same with a real provider and a real transport, while tokens of the old
+// key keep coming.
+func TestRotationUnderLoad(t *testing.T) {
+	p := newProvider(t)
+	both := jwkSet(publicJWK(rsaKey1().Public()).with("kid", "rsa"), publicJWK(rsaKey2().Public()).with("kid", "new"))
+	p.setKeys(jwkSet(publicJWK(rsaKey1().Public()).with("kid", "rsa")))
+	c := &clock{}
+	v := must(New(Config{Issuers: []Issuer{p.issuer()}, Clock: c.now}))
+	published := make(chan struct{})
+	first := sync.OnceFunc(func() { close(published) })
+	p.setOverride(func(w http.ResponseWriter, r *http.Request) {
+		p.mu.Lock()
+		keys, discovery := p.keys, p.discovery
+		p.mu.Unlock()
+		if r.URL.Path != "/keys" {
+			_, _ = w.Write([]byte(text(discovery)))
+			return
+		}
+		_, _ = w.Write(keys)
+		first()
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { v.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	<-published
+	old := rs256().token(t, goodHeader(), p.goodClaims())
+	renewed := signer{"RS256", rsaKey2()}.token(t, goodHeader().with("kid", "new"), p.goodClaims())
+	for !v.Ready()[0].Ready {
+		runtime.Gosched() // the answer was written and is being read
+	}
+	p.setKeys(both)
+	var verified sync.WaitGroup
+	for i := range 40 {
+		token := old
+		if i%2 == 0 {
+			token = renewed
+		}
+		verified.Go(func() {
+			if _, err := v.Verify(t.Context(), token); err != nil {
+				t.Errorf("token %d: %v", i, err)
+			}
+		})
+	}
+	verified.Wait()
+	if got := p.requests.Load(); got != 4 {
+		t.Errorf("%d requests, want two rounds of two", got)
+	}
 }
