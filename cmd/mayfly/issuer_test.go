@@ -54,11 +54,17 @@ func TestProposedConfigurationIsValid(t *testing.T) {
 		{"https://kubernetes.default.svc.cluster.local", "kubernetes"},
 		{"https://10.0.0.1:8443/x", ""},
 		{"https://idp", ""},
+		{"https://here.corp.example", ""}, // with allow_loopback
 		{"https://IDP.Corp.Example:443/a:b", ""},
 	} {
 		r, err := probe.Run(t.Context(), probe.Config{
 			URL: test.url, Transport: serveIssuer{test.url, testKey + "}"},
-			Resolve: func(context.Context, string) ([]string, error) { return []string{"10.0.0.1"}, nil },
+			Resolve: func(_ context.Context, host string) ([]string, error) {
+				if host == "here.corp.example" {
+					return []string{"127.0.0.53", "::1"}, nil
+				}
+				return []string{"10.0.0.1"}, nil
+			},
 		})
 		if err != nil {
 			t.Fatalf("%s: %v", test.url, err)

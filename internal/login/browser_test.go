@@ -2,10 +2,14 @@ package login
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -303,5 +307,42 @@ func TestClientCredentials(t *testing.T) {
 	cfg.ClientSecret = "wrong"
 	if _, err := Acquire(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "invalid_client") || strings.Contains(err.Error(), "wrong") {
 		t.Errorf("wrong secret: error %v, want invalid_client, without the secret", err)
+	}
+}
+
+// TestProviderBehindPrivateCA: stock clients cannot be told of its roots.
+func TestProviderBehindPrivateCA(t *testing.T) {
+	f := &fake{t: t, now: time.Now, secret: "s"}
+	server := httptest.NewUnstartedServer(f)
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	server.StartTLS()
+	defer server.Close()
+	f.issuer = server.URL
+	cfg := f.config()
+	cfg.Flow, cfg.ClientSecret = FlowClientCredentials, f.secret
+	if _, err := Acquire(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "certificate") || len(f.redeemed) != 0 {
+		t.Errorf("unknown root: error %v, %d requests; want a refusal", err, len(f.redeemed))
+	}
+	cfg.RootCAs = x509.NewCertPool()
+	cfg.RootCAs.AddCert(server.Certificate())
+	if _, err := Acquire(t.Context(), cfg); err != nil {
+		t.Errorf("known root: %v", err)
+	}
+}
+
+// TestOldTLSIsRefused: what is sent may be a secret.
+func TestOldTLSIsRefused(t *testing.T) {
+	f := &fake{t: t, now: time.Now}
+	server := httptest.NewUnstartedServer(f)
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	server.TLS = &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}
+	server.StartTLS()
+	defer server.Close()
+	f.issuer = server.URL
+	cfg := f.config()
+	cfg.RootCAs = x509.NewCertPool()
+	cfg.RootCAs.AddCert(server.Certificate())
+	if _, err := Acquire(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "version") {
+		t.Errorf("TLS 1.1: error %v, want a refusal", err)
 	}
 }

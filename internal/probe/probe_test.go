@@ -313,6 +313,19 @@ func TestKeysAreJudgedOneByOne(t *testing.T) {
 	}
 }
 
+// TestAdvertisedAlgorithmsCountForKeysThatNameNone, and those that do not fit
+// count for nothing.
+func TestAdvertisedAlgorithmsCountForKeysThatNameNone(t *testing.T) {
+	i := newIDP(t)
+	i.keys = []any{rsaJWK(3072, nil)}
+	i.discovery = func(d object) {
+		d["id_token_signing_alg_values_supported"] = []string{"none", "HS256", "PS256", "ES256", "RS512"}
+	}
+	if got, want := i.probe(t, nil).Entry.Algorithms, []string{"RS512", "PS256"}; !slices.Equal(got, want) {
+		t.Errorf("algorithms %v, want %v", got, want)
+	}
+}
+
 // TestThumbprint is the example of RFC 7638, Section 3.1.
 func TestThumbprint(t *testing.T) {
 	k, err := readKey([]byte(`{
