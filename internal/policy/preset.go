@@ -217,13 +217,17 @@ const tenant = `claims.tid.matches("^` + guid + `$") && claims.oid.matches("^` +
 // scheme. It must lie on the instance that issued the token.
 const gitlabConfig = `workflow(issuer.url, after(claims.ci_config_ref_uri, issuer.address + "/"))`
 
-// githubRule is Fulcio's, with the server's address for its url.
+// githubRule is Fulcio's, with the server's address for its url. Events other
+// than pull_request run the merge of a pull request, too, such as
+// pull_request_review; all of them have its ref. pull_request_target has the ref
+// of the base and is named for what it is used for.
 func githubRule(name, when, base string) Rule {
 	signer := `workflow(` + base + `, claims.job_workflow_ref)`
 	return Rule{
 		Name: name,
 		When: when + ` && claims.job_workflow_ref.startsWith(claims.repository_owner + "/") && ` +
-			`has(claims.event_name) && !(claims.event_name in ["pull_request", "pull_request_target"])`,
+			`has(claims.event_name) && !(claims.event_name in ["pull_request", "pull_request_target"]) && ` +
+			`has(claims.ref) && !claims.ref.startsWith("refs/pull/")`,
 		SAN: signer,
 		Extensions: []RuleExtension{
 			{2, `claims.event_name`}, {3, `claims.sha`}, {4, `claims.workflow`}, {5, `claims.repository`}, {6, `claims.ref`},

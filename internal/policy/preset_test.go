@@ -184,6 +184,12 @@ func TestPresets(t *testing.T) {
 		{"server", "github", ghes, githubRun, "workflow-server https://github.corp.example/corp/app/.github/workflows/build.yml@refs/heads/main"},
 		{"pull request", "github", actions, githubRun.with(claims{"event_name": "pull_request"}), "policy"},
 		{"pull request target", "github", actions, githubRun.with(claims{"event_name": "pull_request_target"}), "policy"},
+		{"review of a pull request", "github", actions,
+			githubRun.with(claims{"event_name": "pull_request_review", "ref": "refs/pull/7/merge"}), "policy"},
+		{"comment in a review, on a server", "github", ghes,
+			githubRun.with(claims{"event_name": "pull_request_review_comment", "ref": "refs/pull/7/merge"}), "policy"},
+		{"event yet unknown, of a pull request", "github", actions, githubRun.with(claims{"event_name": "new", "ref": "refs/pull/7/head"}), "policy"},
+		{"no ref", "github", actions, githubRun.with(claims{"ref": nil}), "policy"},
 		{"no event", "github", actions, githubRun.with(claims{"event_name": nil}), "policy"},
 		{"other organization", "github", actions, githubRun.with(claims{
 			"repository_owner": "evil", "repository": "evil/app", "job_workflow_ref": "evil/app/.github/workflows/build.yml@refs/heads/main",
