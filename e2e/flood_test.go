@@ -77,10 +77,13 @@ func TestFloodOfJunkCostsABoundedAmount(t *testing.T) {
 	w.flood(t, tokens, floodRequests/10)
 	asked, memory, files, state := w.issuer.requests.Load(), w.residentMemory(t), w.openFiles(t), w.stateSize(t)
 	series := w.metricSeries(t)
+	start := time.Now()
 	w.flood(t, tokens, floodRequests)
 
-	if n := w.issuer.requests.Load() - asked; n != 0 {
-		t.Errorf("%d junk tokens caused %d requests to the provider", floodRequests, n)
+	// Two rounds of discovery and keys in any minute, whatever is asked for them.
+	bound := int64(4 * (1 + time.Since(start)/time.Minute))
+	if n := w.issuer.requests.Load() - asked; n > bound {
+		t.Errorf("%d junk tokens caused %d requests to the provider, want at most %d", floodRequests, n, bound)
 	}
 	if n := decoy.requests.Load(); n != 0 {
 		t.Errorf("%d junk tokens caused %d requests to a provider that is not configured", floodRequests, n)

@@ -38,8 +38,8 @@ standard input. The token is never printed.
 
 Without --online, the configuration decides and nothing but policy is looked at:
 the token may be old or forged. With --online, the running service checks the
-token as it would for a certificate, which counts as a use of it, and explains
-its own policy.
+token as it would for a certificate, without using it up, and explains its own
+policy.
 
 Exit code 0 means that policy lets it pass, 1 that it does not.`,
 		Example: `  mayfly policy explain --token token.jwt --config mayfly.yaml

@@ -90,7 +90,7 @@ func claimsOf(text []byte) ([]byte, error) {
 }
 
 // explain answers the administrators' POST /v1/explain: the token goes through
-// the very checks of an issuance, as one use of it, and then to policy.
+// the very checks of an issuance and then to policy. It is not used up by that.
 func (s *Stack) explain(w http.ResponseWriter, r *http.Request) {
 	var asked struct {
 		Token string `json:"token"`
@@ -105,6 +105,7 @@ func (s *Stack) explain(w http.ResponseWriter, r *http.Request) {
 		s.adminAnswer(w, http.StatusOK, Explanation{Verified: true, TokenReason: refusal.Reason, TokenWhy: refusal.Error()})
 		return
 	}
+	s.verifier.Refund(id)
 	e := s.plan.policy.Explain(r.Context(), ca.Request{Identity: id, Time: s.options.Clock(), API: "admin"})
 	s.adminAnswer(w, http.StatusOK, Explanation{Verified: true, Policy: &e})
 }

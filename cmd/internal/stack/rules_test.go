@@ -176,3 +176,31 @@ func TestPresetsAreLaidUnderTheConfiguration(t *testing.T) {
 		t.Errorf("age %v, algorithms %v: want the configuration's", is.MaxTokenAge, is.Algorithms)
 	}
 }
+
+// TestOneTimeTokenIsUsedUpByACertificateOnly: a refusal or an outage gives it
+// back.
+func TestOneTimeTokenIsUsedUpByACertificateOnly(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	f := s.ruled("127.0.0.1:1", "    allow: all\n    san: email\n    one_time_tokens: true\n    may_issue: {email_domains: [corp.example]}\n")
+	url, stop := s.serve(f, Options{})
+	defer stop()
+	token := s.token(func(c map[string]any) { c["jti"] = "once" })
+	ask := func(message string) (int, string) {
+		a := post(t, url+"/api/v2/signingCert", token, body(t, newKey(t), message))
+		if a.status == http.StatusOK {
+			return a.status, ""
+		}
+		code, _ := reason(t, a)
+		return a.status, code
+	}
+	if status, code := ask("mallory"); code != "proof_invalid" {
+		t.Fatalf("wrong proof: %d %q", status, code)
+	}
+	if status, code := ask("alice"); status != http.StatusOK {
+		t.Fatalf("after a refusal: %d %q, want a certificate", status, code)
+	}
+	if status, code := ask("alice"); code != "token_reused" {
+		t.Errorf("after a certificate: %d %q, want token_reused", status, code)
+	}
+}

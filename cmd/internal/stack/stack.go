@@ -123,7 +123,7 @@ func (s *Stack) openServer(context.Context) error {
 		return err
 	}
 	snapshot := &server.Snapshot{
-		Verify: s.verifier.Verify, Issue: s.authority.Issue, Refuse: s.authority.Refuse, Chains: s.chainPEMs,
+		Verify: s.verifier.Verify, Issue: s.issue, Refuse: s.refuse, Chains: s.chainPEMs,
 		TrustedRoot: s.trust.trustedRoot, SigningConfig: s.trust.signingConfig,
 		Issuers: s.plan.public, ConfigDigest: s.file.Digest,
 	}
