@@ -116,6 +116,7 @@ func TestNewTakesRulesThatSayWhatTheyMean(t *testing.T) {
 		"guarded deep":       people(one(`has(claims.a) && has(claims.a.b) && claims.a.b != "x"`)),
 		"inverted guard":     people(one(`!has(claims.a) || claims.a != "x"`)),
 		"ternary":            people(one(`has(claims.a) ? claims.a == "x" : true`)),
+		"optional deep":      people(one(`claims.?a.b.c.orValue("x") != "x" && claims.?a.?b.orValue("x") != "x"`)),
 		"always there":       people(one(`claims.sub != "x" || claims.iss == "y"`)),
 		"loop variable":      people(one(`claims.roles.exists(r, has(r.name) && r.name == "a")`)),
 		"presence of mail":   people(one(`!has(claims.email)`)),

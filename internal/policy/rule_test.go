@@ -222,7 +222,7 @@ func TestNames(t *testing.T) {
 }
 
 func TestExtensions(t *testing.T) {
-	const claims = `{"sub":"u1","sha":"abc","n":42,"b":true,"nul":"a\u0000","bidi":"a\u202e","o":{},"empty":""}`
+	const claims = `{"sub":"u1","sha":"abc","n":42,"b":true,"nul":"a\u0000","bidi":"a\u202e","o":{},"empty":"","f":1.5}`
 	decide := func(value string) (ca.Decision, error) {
 		p := mustNew(t, people(policy.Rule{Name: "one", When: "true", SAN: `uri("https://kc.corp.example", "x")`,
 			Extensions: []policy.RuleExtension{{Number: 20, Value: `"push"`}, {Number: 13, Value: value}}}))
@@ -242,7 +242,7 @@ func TestExtensions(t *testing.T) {
 			t.Errorf("%s: got %v, %v; want %v", value, d.Extensions, err, wantAll)
 		}
 	}
-	for _, value := range []string{`claims.nul`, `claims.bidi`, `claims.n`, `text(claims.o)`, `claims.missing`, `claims.o`} {
+	for _, value := range []string{`claims.nul`, `claims.bidi`, `claims.n`, `text(claims.f)`, `text(claims.o)`, `claims.missing`, `claims.o`} {
 		if d, err := decide(value); err == nil {
 			t.Errorf("%s: got %v, want a refusal", value, d.Extensions)
 		}
