@@ -24,6 +24,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/mayfly-ca/mayfly/ca"
 )
@@ -88,6 +90,14 @@ func (e Entry) normal() (Entry, error) {
 		return e, fmt.Errorf("unknown kind %q: it is identity, issuer or key", e.Kind)
 	}
 	return e, nil
+}
+
+// hidden reports text that equals no name although it looks like one. Names in
+// certificates are visible ASCII, so that nobody is out of reach by it. It is not
+// part of normal: what is in the file already must not stop a start.
+func hidden(s string) bool {
+	return s != strings.TrimSpace(s) || !utf8.ValidString(s) ||
+		strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 // List is the list of what is frozen, kept in a file.
@@ -155,6 +165,9 @@ func (l *List) Freeze(e Entry) error {
 	e, err := e.normal()
 	if err != nil {
 		return fmt.Errorf("freeze: %w", err)
+	}
+	if hidden(e.Value) || hidden(e.Issuer) {
+		return fmt.Errorf("freeze: %q at issuer %q begins or ends with a space, or has a character in it that nobody sees; no name has that", e.Value, e.Issuer)
 	}
 	e.At = l.clock().UTC()
 	return l.change(func(entries []Entry) ([]Entry, error) {

@@ -138,6 +138,23 @@ func TestFreezeRefusesEntriesThatWouldFreezeNothing(t *testing.T) {
 	}
 }
 
+// What was copied from a mail or a terminal may hold more than one sees, and
+// would be compared with names that never have it.
+func TestFreezeRefusesWhatNobodySees(t *testing.T) {
+	for _, value := range []string{" alice@corp.example", "alice@corp.example\n", "alice@corp.example\u200b", "\u202ealice@corp.example", "a\x00", "a\xff"} {
+		for _, e := range []freeze.Entry{
+			{Kind: freeze.Identity, Value: value},
+			{Kind: freeze.Issuer, Value: value},
+			{Kind: freeze.Identity, Value: "alice@corp.example", Issuer: value},
+		} {
+			l := open(t, filepath.Join(t.TempDir(), "frozen.json"))
+			if err := l.Freeze(e); err == nil || len(l.Entries()) != 0 {
+				t.Errorf("%s %q at issuer %q: got %v and %d entries, want an error and none", e.Kind, e.Value, e.Issuer, err, len(l.Entries()))
+			}
+		}
+	}
+}
+
 func TestFreezingTwiceKeepsOneEntry(t *testing.T) {
 	l := open(t, filepath.Join(t.TempDir(), "frozen.json"))
 	for _, note := range []string{"first", "second"} {

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/freeze"
@@ -126,10 +128,27 @@ func (s *Stack) adminHandler() http.Handler {
 	mux.HandleFunc("GET /v1/freeze", func(w http.ResponseWriter, _ *http.Request) {
 		s.adminAnswer(w, http.StatusOK, s.frozen.Entries())
 	})
-	mux.HandleFunc("POST /v1/freeze", func(w http.ResponseWriter, r *http.Request) { s.adminChange(w, r, "freeze", s.frozen.Freeze) })
+	mux.HandleFunc("POST /v1/freeze", func(w http.ResponseWriter, r *http.Request) { s.adminChange(w, r, "freeze", s.freeze) })
 	mux.HandleFunc("DELETE /v1/freeze", func(w http.ResponseWriter, r *http.Request) { s.adminChange(w, r, "unfreeze", s.frozen.Unfreeze) })
 	mux.HandleFunc("POST /v1/explain", s.explain)
 	return http.MaxBytesHandler(mux, maxAdminBody)
+}
+
+// freeze adds an entry. An issuer that is not configured would freeze nobody and
+// look like success; unfreeze takes any, for the configuration may have changed.
+func (s *Stack) freeze(e freeze.Entry) error {
+	name := e.Issuer
+	if e.Kind == freeze.Issuer {
+		name = e.Value
+	}
+	var names []string
+	for _, is := range s.file.Issuers {
+		names = append(names, is.Name)
+	}
+	if name != "" && !slices.Contains(names, name) {
+		return fmt.Errorf("there is no issuer named %q; the configuration has %s", name, strings.Join(names, ", "))
+	}
+	return s.frozen.Freeze(e)
 }
 
 // adminChange makes a change and records it. The record comes second: freezing

@@ -69,6 +69,31 @@ func TestFreezeStopsTheNextRequestAndSurvivesARestart(t *testing.T) {
 	}
 }
 
+// In the night of a theft, a slip in the issuer's name must not read "frozen".
+func TestFreezeRefusesAnIssuerThatThereIsNot(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	r := s.run("")
+	for name, e := range map[string]freeze.Entry{
+		"issuer":             {Kind: freeze.Issuer, Value: "poeple"},
+		"issuer by its URL":  {Kind: freeze.Issuer, Value: s.issuer.URL},
+		"issuer in capitals": {Kind: freeze.Issuer, Value: "People"},
+		"identity at it":     {Kind: freeze.Identity, Value: "alice@corp.example", Issuer: "poeple"},
+	} {
+		status, text := s.admin(http.MethodPost, e)
+		if status != http.StatusConflict || !strings.Contains(text, "people") {
+			t.Errorf("%s: %d %s, want 409 and the names of the issuers", name, status, text)
+		}
+	}
+	if status, text := s.admin(http.MethodPost, freeze.Entry{Kind: freeze.Issuer, Value: "people"}); status != http.StatusOK {
+		t.Errorf("the issuer itself: %d %s", status, text)
+	}
+	if a := post(t, r.url+"/api/v2/signingCert", s.token(nil), body(t, newKey(t), "alice")); a.status != http.StatusForbidden {
+		t.Errorf("a token of the frozen issuer: %d %s", a.status, a.body)
+	}
+	s.must(r.stop())
+}
+
 func TestAdminSocketIsForItsOwnerOnly(t *testing.T) {
 	s := newSite(t)
 	s.initLog()
