@@ -115,7 +115,7 @@ func (c *rule) incomplete(f *facts) FailedCondition {
 	for _, e := range c.extensions {
 		if _, _, err := c.values[e.value].Eval(f); err != nil {
 			at := slices.IndexFunc(c.Extensions, func(x RuleExtension) bool { return x.Number == e.number })
-			return FailedCondition{fmt.Sprintf("extension %d: %s", e.number, c.Extensions[at].Value), absentWords(err)}
+			return FailedCondition{e.String() + ": " + c.Extensions[at].Value, absentWords(err)}
 		}
 	}
 	return FailedCondition{"", "unknown"}

@@ -61,6 +61,8 @@ type condition struct {
 // extension takes its text from values[value].
 type extension struct{ number, value int }
 
+func (e extension) String() string { return fmt.Sprintf("extension %d", e.number) }
+
 // compile checks a rule of an issuer.
 func compile(env *cel.Env, r Rule, trusted []string) (*rule, error) {
 	if r.Name == "" || len(r.Name) > 100 || checkText(r.Name) != nil {
@@ -241,11 +243,10 @@ func (c *rule) extend(f *facts, san ref.Val) ([]ca.Extension, error) {
 	values := make([]ref.Val, len(c.values))
 	values[0] = san
 	for _, e := range c.extensions {
-		where := fmt.Sprintf("extension %d", e.number)
 		if values[e.value] == nil {
 			v, _, err := c.values[e.value].Eval(f)
 			if err != nil {
-				return nil, c.refuse(where, err)
+				return nil, c.refuse(e.String(), err)
 			}
 			values[e.value] = v
 		}
@@ -256,10 +257,10 @@ func (c *rule) extend(f *facts, san ref.Val) ([]ca.Extension, error) {
 		case *opaque:
 			made.Value = v.san.String()
 		default:
-			return nil, c.refuse(where, fmt.Errorf("gave a %s; text() makes text of numbers", v.Type().TypeName()))
+			return nil, c.refuse(e.String(), fmt.Errorf("gave a %s; text() makes text of numbers", v.Type().TypeName()))
 		}
 		if err := checkExtension(made); err != nil {
-			return nil, c.refuse(where, &nameError{err})
+			return nil, c.refuse(e.String(), &nameError{err})
 		}
 		if made.Value != "" {
 			all = append(all, made)
