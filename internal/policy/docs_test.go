@@ -94,6 +94,7 @@ func (d documented) compile() error {
 	for _, r := range d.Rules {
 		rule := policy.Rule{Name: r.Name, When: r.When, SAN: r.SAN}
 		if rule.SAN == "" && len(row.Rules) > 0 {
+			rule.When = "(" + row.Rules[0].When + ") && (" + rule.When + ")"
 			rule.SAN, rule.Extensions = row.Rules[0].SAN, row.Rules[0].Extensions
 		}
 		for _, e := range r.Extensions {

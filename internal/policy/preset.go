@@ -32,8 +32,8 @@ type Row struct {
 	TrustedClaims []string
 	// Rules say who gets a certificate when the configuration does not. The
 	// first is for the identities that the provider is mostly used for: its
-	// name and extensions are what a rule of the configuration without a name
-	// of its own takes over. The issuer's names bound all of them.
+	// name, extensions and condition are what a rule of the configuration
+	// without a name of its own takes over. The issuer's names bound all of them.
 	Rules []Rule
 	// Traps are what the rules refuse because the provider's tokens invite it,
 	// for documentation.
