@@ -22,7 +22,8 @@ type Issuer struct {
 	// https, no query or fragment.
 	URL string `yaml:"url"`
 	// AcceptedIssuers are further values of iss in tokens of this provider, as
-	// AD FS puts another one into access tokens; default the preset's, else none.
+	// AD FS puts another one into access tokens; default the preset's, which has
+	// some for access tokens only, else none.
 	// Certificates name URL all the same. Nothing is fetched from them.
 	AcceptedIssuers []string `yaml:"accepted_issuers,omitempty" config:"preset"`
 	// Accept is the kind of token: id_token or access_token; default the

@@ -16,8 +16,8 @@ type Row struct {
 	// Issuer is a regular expression for the whole issuer URL, Example such a
 	// URL.
 	Issuer, Example string
-	// Further are issuers that tokens of the same provider may have, with HOST
-	// for the host of the issuer URL.
+	// Further are issuers that access tokens of the same provider may have, with
+	// HOST for the host of the issuer URL.
 	Further []string
 	// Accept is the kind of token: "id_token" or "access_token".
 	Accept string

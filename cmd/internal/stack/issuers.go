@@ -68,7 +68,7 @@ func rulesKey(c config.Issuer) string {
 // tokenIssuer is the token layer's side of an entry.
 func (p *plan) tokenIssuer(path string, c config.Issuer, row policy.Row) oidc.Issuer {
 	is := oidc.Issuer{
-		Name: c.Name, URL: c.URL, AcceptedIssuers: orElse(c.AcceptedIssuers, row.FurtherIssuers(c.URL)),
+		Name: c.Name, URL: c.URL, AcceptedIssuers: c.AcceptedIssuers,
 		Accept:    oidc.TokenKind(cmp.Or(c.Accept, row.Accept, config.AcceptIDToken)),
 		Audiences: c.Audiences, ExtraAudiences: orElse(c.ExtraAudiences, row.ExtraAudiences),
 		AuthorizedParties: c.AuthorizedParties, Algorithms: orElse(c.Algorithms, row.Algorithms), ClockSkew: c.ClockSkew,
@@ -78,6 +78,11 @@ func (p *plan) tokenIssuer(path string, c config.Issuer, row policy.Row) oidc.Is
 		ClientCertFile: c.ClientCertificate, ClientKeyFile: c.ClientKey, BearerTokenFile: c.BearerTokenFile,
 		JWKSHosts: c.JWKSHosts, JWKSURL: c.JWKSURL, EmailVerifiedString: c.EmailVerifiedString,
 		MaxCertificatesPerToken: c.MaxCertificatesPerToken, OneTime: c.OneTimeTokens,
+	}
+	// The further issuers of presets stand in access tokens. Where ID tokens are
+	// wanted, to know them would only let access tokens try to pass for one.
+	if is.Accept == oidc.AccessToken && len(is.AcceptedIssuers) == 0 {
+		is.AcceptedIssuers = row.FurtherIssuers(c.URL)
 	}
 	if c.AppID != "" {
 		is.DiscoveryQuery = "appid=" + c.AppID
