@@ -73,7 +73,7 @@ func keycloakIssuers(k *keycloak, p pki) string {
     allow: all
     san: email
     may_issue: {email_domains: [contractors.example]}
-`, k.realm("eng"), p.file(rootFile), k.realm("contractors"), p.file(rootFile))
+%s`, k.realm("eng"), p.file(rootFile), k.realm("contractors"), p.file(rootFile), releaseIssuer(k, p))
 }
 
 // TestKeycloak is one story with one Keycloak, because a start costs a quarter
@@ -85,6 +85,7 @@ func TestKeycloak(t *testing.T) {
 	t.Run("a developer logs in with a browser", func(t *testing.T) { developerLogsIn(t, k, w) })
 	t.Run("a developer logs in on another device", func(t *testing.T) { developerUsesDevice(t, k, w) })
 	t.Run("a pipeline has its own identity", func(t *testing.T) { pipelineSigns(t, k, w) })
+	t.Run("rules decide", func(t *testing.T) { rulesDecide(t, k, w) })
 	t.Run("keys rotate", func(part *testing.T) { keysRotate(part, k, w, t) })
 	t.Run("a hostile realm stays in its own names", func(t *testing.T) { realmAttacks(t, k, w) })
 	t.Run("the provider stops", func(part *testing.T) { providerStops(part, k, w, t) })
@@ -96,7 +97,8 @@ type login struct {
 	User        string `json:"user"`
 	Password    string `json:"password"`
 	OTP         string `json:"otp,omitempty"`
-	End         string `json:"end"` // where the provider sends the browser at last
+	Cookies     string `json:"cookies,omitempty"` // file that keeps the session
+	End         string `json:"end"`               // where the provider sends the browser at last
 	Certificate string `json:"certificate"`
 	Chromium    string `json:"chromium"`
 }
@@ -161,28 +163,34 @@ func (r *running) awaitFile(t testing.TB, path string, pattern *regexp.Regexp) s
 	}
 }
 
-// signWith has cosign sign as it is, with the flow given, while a person logs
-// in with the URL that cosign shows.
-func signWith(t *testing.T, w *world, flow string, pattern *regexp.Regexp, person func(url string)) string {
+// opener makes what clients start to open a browser, xdg-open, and returns its
+// directory and the file that it writes the address to. It returns at once, as a
+// desktop's does.
+func opener(t testing.TB, dir string) (path, shown string) {
 	t.Helper()
-	dir := t.TempDir()
-	// What cosign starts to open a browser. It returns at once, as a desktop's
-	// does.
-	path := filepath.Join(dir, "bin")
+	path, shown = filepath.Join(dir, "bin"), filepath.Join(dir, "shown")
 	if err := os.Mkdir(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	shown := filepath.Join(dir, "shown")
-	opener := writeFile(t, filepath.Join(path, "xdg-open"), "#!/bin/sh\nprintf '%s\\n' \"$1\" >'"+shown+"'\n")
-	if err := os.Chmod(opener, 0o700); err != nil {
+	script := writeFile(t, filepath.Join(path, "xdg-open"), "#!/bin/sh\nprintf '%s\\n' \"$1\" >'"+shown+"'\n")
+	if err := os.Chmod(script, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	return path, shown
+}
+
+// signWith has cosign sign as it is, with the flow given, while a person logs
+// in with the URL that cosign shows.
+func signWith(t *testing.T, w *world, provider, flow string, pattern *regexp.Regexp, person func(url string)) string {
+	t.Helper()
+	dir := t.TempDir()
+	path, shown := opener(t, dir)
 	blob, bundle := writeFile(t, filepath.Join(dir, "release.tar"), "what is released\n"), filepath.Join(dir, "bundle.json")
 	c := command{dir: dir, env: append(w.offline(), "PATH="+path+":"+os.Getenv("PATH"))}
 	// The shell keeps what cosign says where the test can read it meanwhile.
 	client := background(t, c, "sh", "-c", `exec "$0" "$@" >`+filepath.Join(dir, "said")+` 2>&1`, program(t, "E2E_COSIGN3"), "sign-blob", "--yes",
 		"--fulcio-auth-flow", flow, "--oidc-disable-ambient-providers",
-		"--signing-config", w.save(t, "/trust/signing_config.json", "signing_config.json"),
+		"--signing-config", w.signingConfigFor(t, provider, dir),
 		"--trusted-root", w.save(t, "/trust/trusted_root.json", "trusted_root.json"),
 		"--bundle", bundle, blob)
 	source := shown
@@ -196,28 +204,60 @@ func signWith(t *testing.T, w *world, flow string, pattern *regexp.Regexp, perso
 	return bundle
 }
 
+// signingConfigFor is the service's signing configuration with one of its
+// providers: cosign takes the first one.
+func (w *world) signingConfigFor(t testing.TB, provider, dir string) string {
+	t.Helper()
+	var config map[string]any
+	if err := json.Unmarshal(w.mustGet(t, "/trust/signing_config.json"), &config); err != nil {
+		t.Fatal(err)
+	}
+	all, _ := config["oidcUrls"].([]any)
+	for _, one := range all {
+		if service, ok := one.(map[string]any); ok && service["url"] == provider {
+			config["oidcUrls"] = []any{one}
+		}
+	}
+	content, err := json.Marshal(config)
+	if err != nil || !strings.Contains(string(content), provider) {
+		t.Fatalf("signing configuration lacks %s: %s, %v", provider, content, err)
+	}
+	return writeFile(t, filepath.Join(dir, "signing_config.json"), string(content))
+}
+
+var addressLine = regexp.MustCompile(`https://\S+\n`)
+
+// answerLogin logs a person with a second factor in, at the address that a
+// client opened, and returns the pages seen. With a session, the person is still
+// logged in.
+func answerLogin(t testing.TB, w *world, address, user, session string) string {
+	t.Helper()
+	query, err := url.Parse(strings.TrimSpace(address))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := query.Query().Get("code_challenge_method"); got != "S256" {
+		t.Errorf("the client asks with code_challenge_method %q, want S256", got)
+	}
+	pages, err := browse(t, w.pki, login{
+		URL: query.String(), User: user, Password: passwordOf(user), OTP: oneTimeCode(time.Now()),
+		Cookies: session, End: query.Query().Get("redirect_uri"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pages
+}
+
 // developerLogsIn is the day of a developer: stock cosign, the organization's
 // login page, and a signature that others can verify by name.
 func developerLogsIn(t *testing.T, k *keycloak, w *world) {
-	bundle := signWith(t, w, "normal", regexp.MustCompile(`https://\S+\n`), func(address string) {
-		query, err := url.Parse(strings.TrimSpace(address))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := query.Query().Get("code_challenge_method"); got != "S256" {
-			t.Errorf("cosign asks with code_challenge_method %q, want S256", got)
-		}
-		pages, err := browse(t, w.pki, login{URL: query.String(), User: "alice", Password: passwordOf("alice"), OTP: oneTimeCode(time.Now()), End: query.Query().Get("redirect_uri")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("%s", pages)
-	})
-	checkSigned(t, k, w, bundle, alice)
+	bundle := signWith(t, w, k.realm("eng"), "normal", addressLine, func(address string) { answerLogin(t, w, address, "alice", "") })
+	checkSigned(t, w, bundle, alice, k.realm("eng"))
 }
 
 func developerUsesDevice(t *testing.T, k *keycloak, w *world) {
-	bundle := signWith(t, w, "device", regexp.MustCompile(`https://\S+user_code=\S+`), func(address string) {
+	bundle := signWith(t, w, k.realm("eng"), "device", regexp.MustCompile(`https://\S+user_code=\S+`), func(address string) {
 		pages, err := browse(t, w.pki, login{URL: address, User: "bob", Password: passwordOf("bob"), End: k.realm("eng") + "/device/status"})
 		if err != nil {
 			t.Fatal(err)
@@ -226,11 +266,11 @@ func developerUsesDevice(t *testing.T, k *keycloak, w *world) {
 			t.Errorf("Keycloak did not ask whether the device may log in: %s", pages)
 		}
 	})
-	checkSigned(t, k, w, bundle, "bob@corp.example")
+	checkSigned(t, w, bundle, "bob@corp.example", k.realm("eng"))
 }
 
-// checkSigned demands that a bundle verifies for the person at this provider.
-func checkSigned(t *testing.T, k *keycloak, w *world, bundle, email string) {
+// checkSigned demands that a bundle verifies for the person at the provider.
+func checkSigned(t *testing.T, w *world, bundle, email, provider string) {
 	t.Helper()
 	leaf := leafOf(t, bundle)
 	w.checkLeaf(t, leaf)
@@ -238,10 +278,10 @@ func checkSigned(t *testing.T, k *keycloak, w *world, bundle, email string) {
 		t.Errorf("certificate is for %v and %v, want %s alone", leaf.EmailAddresses, leaf.URIs, email)
 	}
 	blob := filepath.Join(filepath.Dir(bundle), "release.tar")
-	if err := cosign3().verify(t, w, blob, bundle, email, k.realm("eng")); err != nil {
+	if err := cosign3().verify(t, w, blob, bundle, email, provider); err != nil {
 		t.Error(err)
 	}
-	refuses(t, "another identity", cosign3().wrongIdentity, cosign3().verify(t, w, blob, bundle, mallory, k.realm("eng")))
+	refuses(t, "another identity", cosign3().wrongIdentity, cosign3().verify(t, w, blob, bundle, mallory, provider))
 }
 
 // pipelineToken is what a confidential client gets for its secret.

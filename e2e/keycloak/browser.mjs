@@ -4,10 +4,11 @@
 //
 //   node browser.mjs < '{"url": …, "user": …, "password": …, "otp": …, …}'
 //
+// With a file of cookies, the person is still logged in from the last time.
 // Every step goes to standard output. It fails when Keycloak shows an error or
 // the end is not reached in time.
 import {createHash, X509Certificate} from 'node:crypto';
-import {mkdtempSync, readFileSync, rmSync} from 'node:fs';
+import {existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {chromium} from 'playwright-core';
@@ -36,8 +37,12 @@ const context = await chromium.launchPersistentContext(profile, {
 try {
   const page = context.pages()[0] ?? await context.newPage();
   page.setDefaultTimeout(left());
+  if (task.cookies && existsSync(task.cookies)) {
+    await context.addCookies(JSON.parse(readFileSync(task.cookies, 'utf8')));
+  }
   await page.goto(task.url);
   await loginAt(page);
+  if (task.cookies) writeFileSync(task.cookies, JSON.stringify(await context.cookies()));
 } finally {
   await context.close();
   rmSync(profile, {recursive: true, force: true});
@@ -47,7 +52,7 @@ try {
 async function loginAt(page) {
   for (let step = 0; step < 8; step++) {
     const end = page.waitForURL((url) => url.href.startsWith(task.end), {timeout: left()}).then(() => 'end');
-    const form = page.locator('#username:visible, #otp:visible, [name=accept]:visible, #kc-error-message:visible').first()
+    const form = page.locator('#username:visible, #password:visible, #otp:visible, [name=accept]:visible, #kc-error-message:visible').first()
       .waitFor({timeout: left()}).then(() => 'form');
     const what = await Promise.race([end, form]).catch(async (err) => {
       throw new Error(`lost at ${page.url()}: ${await text(page)}: ${err.message}`);
@@ -67,9 +72,9 @@ async function loginAt(page) {
 }
 
 async function answer(page) {
-  if (await page.locator('#username:visible').count() > 0) {
+  if (await page.locator('#password:visible').count() > 0) {
     console.log('page: user name and password');
-    await page.fill('#username', task.user);
+    if (await page.locator('#username:visible').count() > 0) await page.fill('#username', task.user);
     await page.fill('#password', task.password);
     await submit(page, '#kc-login');
   } else if (await page.locator('#otp:visible').count() > 0) {
