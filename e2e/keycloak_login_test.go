@@ -73,7 +73,7 @@ func keycloakIssuers(k *keycloak, p pki) string {
     allow: all
     san: email
     may_issue: {email_domains: [contractors.example]}
-%s`, k.realm("eng"), p.file(rootFile), k.realm("contractors"), p.file(rootFile), releaseIssuer(k, p))
+%s`, k.realm("eng"), p.file(rootFile), k.realm("contractors"), p.file(rootFile), releaseIssuer(k, p)+directoryIssuer(k, p))
 }
 
 // TestKeycloak is one story with one Keycloak, because a start costs a quarter

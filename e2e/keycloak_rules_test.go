@@ -40,6 +40,23 @@ func releaseIssuer(k *keycloak, p pki) string {
 `, k.realm("release"), p.file(rootFile), freshness)
 }
 
+// directoryIssuer names the members of one group of a directory. Its tokens live
+// as long as the directory may take to be obeyed.
+func directoryIssuer(k *keycloak, p pki) string {
+	return fmt.Sprintf(`  - name: directory
+    preset: keycloak
+    url: %s
+    audiences: [sigstore]
+    ca_file: %s
+    clock_skew: 1s
+    may_issue: {email_domains: [ad.example]}
+    rules:
+      - name: people
+        when: 'claims.email_verified == true && !has(claims.client_id) && "/code-signers" in list(claims.groups)'
+        san: 'email(claims.email)'
+`, k.realm("directory"), p.file(rootFile))
+}
+
 // rulesDecide goes through a release: who may, and with which login.
 func rulesDecide(t *testing.T, k *keycloak, w *world) {
 	k.stepUp(t, "release")

@@ -86,7 +86,7 @@ func (k *keycloak) commandLine(p pki, port, management int) []string {
 		"--hostname=" + k.url, "--http-host=127.0.0.1", "--http-enabled=false", fmt.Sprintf("--https-port=%d", port),
 		"--https-certificate-file=" + p.file("tls.crt"), "--https-certificate-key-file=" + p.file("tls.key"),
 		fmt.Sprintf("--http-management-port=%d", management), "--http-management-scheme=http",
-		"--log-level=info,io.smallrye.health:error",
+		"--truststore-paths=" + p.file(rootFile), "--log-level=info,io.smallrye.health:error",
 	}
 }
 
@@ -132,8 +132,9 @@ func (k *keycloak) grant(ctx context.Context, realm string, form url.Values) (to
 
 // tokens is what the token endpoint gives.
 type tokens struct {
-	Access string `json:"access_token"`
-	ID     string `json:"id_token"`
+	Access  string `json:"access_token"`
+	ID      string `json:"id_token"`
+	Refresh string `json:"refresh_token"`
 }
 
 // do sends a request and reads the JSON of the answer, unless it is empty.

@@ -4,6 +4,10 @@
 #
 #   ./run.sh [go test flags]      such as: ./run.sh -run Crash -v
 #
+# With a real Active Directory, which needs root and the ports of a directory:
+#
+#   E2E_DIRECTORY=1 ./run.sh -tags directory -run ActiveDirectory
+#
 # E2E_COSIGN3, E2E_COSIGN2 and E2E_TIMESTAMP_SERVER may name programs of the
 # pinned versions that are already built. MAYFLY_E2E_CRASH_ROUNDS (5) is how
 # often the crash test kills the service.

@@ -44,8 +44,24 @@ keycloak_browser() {
   fi
 }
 
+# keycloak_directory: Samba as a domain controller. What Debian's packages would
+# start by themselves is kept from it: the tests provision a domain of their own.
+keycloak_directory() {
+  local policy=/usr/sbin/policy-rc.d made='' rc=0
+  command -v samba >/dev/null && command -v samba-tool >/dev/null && return
+  if [ "$(id -u)" = 0 ] && [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    made=1
+  fi
+  (need samba samba-ad-dc samba-ad-provision samba-dsdb-modules samba-vfs-modules winbind) || rc=$?
+  [ -z "$made" ] || rm -f "$policy"
+  return "$rc"
+}
+
 stage "looking for Java, Maven and Chromium"
 need java openjdk-17-jre-headless
 need mvn maven
 keycloak_dist E2E_KEYCLOAK
 keycloak_browser
+[ -z "${E2E_DIRECTORY:-}" ] || keycloak_directory
