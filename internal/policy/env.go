@@ -174,32 +174,6 @@ func uriFunction() cel.EnvOption {
 	return cel.Function("uri", overloads...)
 }
 
-// costs says what our functions cost, in the measure of CEL's own: one for each
-// member of a list, a tenth for each byte of a text. Without it a call costs
-// one, and a loop over list() would be paid like a loop over nothing.
-type costs struct{}
-
-// CallCost implements cost.ActualCostEstimator; nil means CEL's own estimate.
-func (costs) CallCost(function, _ string, args []ref.Val, result ref.Val) *uint64 {
-	size := 0
-	switch function {
-	case "list":
-		if l, ok := result.(traits.Sizer); ok {
-			n, _ := l.Size().(types.Int)
-			size = int(n)
-		}
-	case "email", "uri", "path", "spiffe", "username", "workflow", "after", "dns1123", "ts", "recent":
-		for _, arg := range args {
-			if s, ok := arg.(types.String); ok {
-				size += len(s) / 10
-			}
-		}
-	default:
-		return nil
-	}
-	return new(uint64(1 + size))
-}
-
 // present unwraps an optional; ok is false when it holds nothing, and for null.
 func present(v ref.Val) (ref.Val, bool) {
 	if o, optional := v.(*types.Optional); optional {

@@ -122,6 +122,30 @@ func TestConditions(t *testing.T) {
 	}
 }
 
+// A token chooses how long its lists are, and so how long a rule runs. What the
+// operators of CEL cost must not hang on whether it knows the claim's type.
+func TestCostOfClaimsOfUnknownType(t *testing.T) {
+	groups := `["` + strings.Repeat(`a","`, 399) + `a"]`
+	deep := "[[[" + groups + "]]]"
+	text := `"` + strings.Repeat("a", 4000) + `"`
+	for _, tc := range []struct {
+		when, claims string
+		bounded      bool
+	}{
+		{`has(claims.a) && claims.b.exists(g, g in claims.a)`, `{"a":` + groups + `,"b":["b","b"]}`, false},
+		{`has(claims.a) && claims.b.exists(g, "b" in claims.a)`, `{"a":` + groups + `,"b":` + groups + `}`, true},
+		{`has(claims.a) && has(claims.c) && claims.b.exists(g, claims.a == claims.c && g == "b")`, `{"a":` + deep + `,"b":` + groups + `,"c":` + deep + `}`, true},
+		{`has(claims.a) && has(claims.c) && claims.b.exists(g, claims.a != claims.c)`, `{"a":` + deep + `,"b":` + groups + `,"c":` + deep + `}`, true},
+		{`has(claims.a) && claims.b.map(g, claims.a + claims.a).size() == 0`, `{"a":` + text + `,"b":` + groups + `}`, true},
+	} {
+		p := mustNew(t, people(one(tc.when)))
+		_, err := p.Decide(t.Context(), request(t, realm, tc.claims))
+		if got := err != nil && strings.Contains(err.Error(), "cost limit exceeded"); got != tc.bounded {
+			t.Errorf("%s: got %v, want the cost exceeded: %v", tc.when, err, tc.bounded)
+		}
+	}
+}
+
 // An error that is not an absent claim must not let the next rule decide.
 func TestErrorsRefuse(t *testing.T) {
 	everybody := policy.Rule{Name: "everybody", When: "true", SAN: `uri("https://kc.corp.example", "everybody")`}
