@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	// maxUses bounds the tokens that are remembered, at about 100 bytes each.
-	maxUses = 1 << 18
+	// maxUses bounds the tokens of each issuer that are remembered, at about 100
+	// bytes each. One bound for all would let one provider stop the others.
+	maxUses = 1 << 17
 	// usesSweep is how often tokens that cannot come back are forgotten.
 	usesSweep = time.Minute
 )
@@ -23,15 +24,20 @@ type uses struct {
 	// mu guards the fields below.
 	mu     sync.Mutex
 	tokens map[[32]byte]use
-	swept  time.Time
+	// held is how many of tokens are of an issuer, by its name.
+	held  map[string]int
+	swept time.Time
 }
 
 type use struct {
-	count int
-	until time.Time
+	issuer string
+	count  int
+	until  time.Time
 }
 
-func newUses(limit int) *uses { return &uses{limit: limit, tokens: make(map[[32]byte]use)} }
+func newUses(limit int) *uses {
+	return &uses{limit: limit, tokens: make(map[[32]byte]use), held: make(map[string]int)}
+}
 
 // tokenKey names a token. A name that the provider gave it is better than its
 // text, which a provider that signs with ECDSA could make anew each time; but
@@ -74,10 +80,12 @@ func (u *uses) take(is *Issuer, id ca.Identity, now time.Time) *ca.Refusal {
 		return invalid(ca.ReasonTokenReused, "token was used before")
 	case seen.count >= limit:
 		return ca.Refuse(ca.KindExhausted, ca.ReasonTokenQuota, "token was used %d times", seen.count)
-	case !known && len(u.tokens) >= u.limit:
-		return ca.Refuse(ca.KindUnavailable, ca.ReasonOverloaded, "%d tokens are in use, limit %d", len(u.tokens), u.limit)
+	case !known && u.held[is.Name] >= u.limit:
+		return ca.Refuse(ca.KindUnavailable, ca.ReasonOverloaded, "%d tokens of issuer %s are in use, limit %d", u.held[is.Name], is.Name, u.limit)
+	case !known:
+		u.held[is.Name]++
 	}
-	u.tokens[key] = use{count: seen.count + 1, until: until}
+	u.tokens[key] = use{issuer: is.Name, count: seen.count + 1, until: until}
 	return nil
 }
 
@@ -90,9 +98,15 @@ func (u *uses) sweep(now time.Time) {
 	u.swept = now
 	for key, seen := range u.tokens {
 		if !now.Before(seen.until) {
-			delete(u.tokens, key)
+			u.forget(key, seen)
 		}
 	}
+}
+
+// forget takes a token out of the memory. The caller holds mu.
+func (u *uses) forget(key [32]byte, seen use) {
+	delete(u.tokens, key)
+	u.held[seen.issuer]--
 }
 
 func (u *uses) refund(id ca.Identity) {
@@ -103,7 +117,7 @@ func (u *uses) refund(id ca.Identity) {
 	switch {
 	case !known:
 	case seen.count <= 1:
-		delete(u.tokens, key)
+		u.forget(key, seen)
 	default:
 		seen.count--
 		u.tokens[key] = seen

@@ -166,6 +166,33 @@ func TestFullMemoryRefuses(t *testing.T) {
 	}
 }
 
+// A provider that makes tokens without end must not use up the memory of the
+// others.
+func TestFullMemoryOfOneIssuerIsNoneOfAnothers(t *testing.T) {
+	p, q := newProvider(t), newProvider(t)
+	first, second := p.issuer(), q.issuer()
+	second.Name = "second"
+	first.OneTime, second.OneTime = true, true
+	v, _ := newVerifier(t, Config{Issuers: []Issuer{first, second}})
+	v.uses.limit = 10
+	for i := range 11 {
+		_, err := v.Verify(t.Context(), rs256().token(t, goodHeader(), p.goodClaims().with("jti", strangeKid(i))))
+		if i == 10 {
+			wantRefusal(t, "the first issuer's eleventh", err, ca.KindUnavailable, ca.ReasonOverloaded)
+		} else if err != nil {
+			t.Fatalf("token %d: %v", i, err)
+		}
+	}
+	id, err := v.Verify(t.Context(), rs256().token(t, goodHeader(), q.goodClaims().with("jti", "x")))
+	if err != nil {
+		t.Fatalf("the second issuer's first: %v", err)
+	}
+	v.Refund(id)
+	if _, err := v.Verify(t.Context(), rs256().token(t, goodHeader(), q.goodClaims().with("jti", "x"))); err != nil {
+		t.Errorf("the second issuer's first, given back: %v", err)
+	}
+}
+
 // A token of a day that is refused when it is an hour old is remembered for an
 // hour, and no token is forgotten while it can be used.
 func TestUsesAreRememberedAsLongAsTheTokenIsGood(t *testing.T) {
