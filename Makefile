@@ -91,6 +91,10 @@ bench: prerequisites ## the benchmarks; BENCH=regexp picks some
 e2e: build ## real clients against the real service
 	cd e2e && ./run.sh
 
+.PHONY: e2e-full
+e2e-full: build ## the end-to-end tests that take long to prepare: Kubernetes
+	e2e/full/run.sh
+
 .PHONY: ci
 ci: ## all of it, as CI runs it
 	@.ci/run
