@@ -55,7 +55,7 @@ func (w *world) restart(t testing.TB) {
 }
 
 // providerStops shows that an outage of the provider is not one of the CA:
-// whoever has a token signs.
+// whoever has a token signs, also when the CA itself is started anew.
 func providerStops(t *testing.T, k *keycloak, w *world, owner testing.TB) {
 	token := k.pipelineToken(t)
 	k.stop(t)
@@ -65,6 +65,8 @@ func providerStops(t *testing.T, k *keycloak, w *world, owner testing.TB) {
 	if _, err := w.get("/readyz"); err != nil {
 		t.Errorf("not ready while the provider is down: %v", err)
 	}
+	w.restart(owner)
+	mustGet(t, w, "after a restart while the provider is down", token)
 	k.start(owner)
 	next := k.pipelineToken(t)
 	if next == token {
