@@ -50,15 +50,24 @@ func (is *issuer) cacheFile() string {
 	return filepath.Join(is.cacheDir, "keys-"+hex.EncodeToString(sum[:16])+".json")
 }
 
-// save keeps a snapshot. That it cannot is no reason to do without the keys.
-func (is *issuer) save(snap *snapshot) {
+// save keeps a snapshot in place of the one before it. That it cannot is no
+// reason to do without the keys; but a key that was withdrawn must not come back
+// with an old file at the next start, and then no file is better.
+func (is *issuer) save(old, snap *snapshot) {
 	if is.cacheDir == "" {
 		return
 	}
-	if err := is.write(snap); err != nil {
-		is.metrics.cacheFailed(is.Name)
-		is.log.Warn("keeping issuer keys on disk failed", "issuer", is.Name, "err", err)
+	err := is.write(snap)
+	if err == nil {
+		return
 	}
+	if old != nil && len(without(old.thumbprints(), snap.thumbprints())) > 0 {
+		if gone := os.Remove(is.cacheFile()); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
+			err = errors.Join(err, fmt.Errorf("withdrawn keys stay on disk: %w", gone))
+		}
+	}
+	is.metrics.cacheFailed(is.Name)
+	is.log.Warn("keeping issuer keys on disk failed", "issuer", is.Name, "err", err)
 }
 
 func (is *issuer) write(snap *snapshot) error {

@@ -191,6 +191,35 @@ func TestKeysWorkWithoutADisk(t *testing.T) {
 	}
 }
 
+// A disk that takes no new file must not bring a withdrawn key back at the next
+// start, nor cost us the keys when none was withdrawn.
+func TestWithdrawnKeysAreNotKeptByADiskThatFails(t *testing.T) {
+	for name, tc := range map[string]struct {
+		keys string
+		stay bool
+	}{
+		"same key":  {string(newKeys("k1")), true},
+		"other key": {string(jwkSet(publicJWK(rsaKey1().Public()).with("kid", "k1"))), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			is := memoryIssuer()
+			first := must(New(Config{Issuers: []Issuer{is}, CacheDir: dir})).issuers[0]
+			first.succeeded(must(parseKeySet(newKeys("k1"))), first.clock(), -1)
+			file := first.cacheFile()
+			if _, err := os.Stat(file); err != nil {
+				t.Fatalf("nothing was kept: %v", err)
+			}
+			set := must(parseKeySet([]byte(tc.keys)))
+			set.keys[0].raw = []byte("{") // cannot be written
+			first.succeeded(set, first.clock(), -1)
+			if _, err := os.Stat(file); (err == nil) != tc.stay {
+				t.Errorf("the file of the old keys: %v, want it there: %v", err, tc.stay)
+			}
+		})
+	}
+}
+
 func TestSecretsAreNotKept(t *testing.T) {
 	dir := t.TempDir()
 	m := &memory{keys: jwkSet(publicJWK(rsaKey1().Public()).with("kid", "rsa"), publicJWK(rsaKey2().Public()).with("kid", "x").with("d", "c2VjcmV0"))}

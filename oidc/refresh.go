@@ -197,7 +197,7 @@ func (is *issuer) succeeded(keys *keySet, asked time.Time, maxAge time.Duration)
 	is.last.Store(&attempt{next: now.Add(wait)})
 	is.metrics.refreshed(is.Name, asked, len(keys.keys))
 	is.logChange(old, snap)
-	is.save(snap)
+	is.save(old, snap)
 	return wait
 }
 
