@@ -43,7 +43,7 @@ policy.
 
 Exit code 0 means that policy lets it pass, 1 that it does not.`,
 		Example: `  mayfly policy explain --token token.jwt --config mayfly.yaml
-  mayfly login --print | mayfly policy explain --token - --online --config mayfly.yaml`,
+  mayfly login --output - | mayfly policy explain --token - --online --config mayfly.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, err := config.Load(path, cmd.Flags())

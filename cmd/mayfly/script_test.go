@@ -1,6 +1,8 @@
 package main
 
 import (
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -29,4 +31,36 @@ func TestEveryCommandHasAnExample(t *testing.T) {
 		}
 	}
 	walk(root())
+}
+
+// An example is copied; a flag in it that there is not is the reader's first
+// error.
+func TestExamplesUseFlagsThatThereAre(t *testing.T) {
+	top := root()
+	invocation := regexp.MustCompile(`\bmayfly ([^|)#\n]+)`)
+	flag := regexp.MustCompile(`\s--([a-z-]+)`)
+	found := 0
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		for _, line := range invocation.FindAllStringSubmatch(cmd.Example, -1) {
+			named, _, err := top.Find(strings.Fields(line[1]))
+			if err != nil || named == top {
+				t.Errorf("example of %q: %q names no command: %v", cmd.CommandPath(), line[0], err)
+				continue
+			}
+			for _, f := range flag.FindAllStringSubmatch(line[1], -1) {
+				found++
+				if named.Flag(f[1]) == nil {
+					t.Errorf("example of %q: %q has no flag --%s", cmd.CommandPath(), named.CommandPath(), f[1])
+				}
+			}
+		}
+		for _, c := range cmd.Commands() {
+			walk(c)
+		}
+	}
+	walk(top)
+	if found < 10 {
+		t.Errorf("%d flags were found in examples; does this test still read them?", found)
+	}
 }
