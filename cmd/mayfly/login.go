@@ -104,6 +104,11 @@ func runLogin(cmd *cobra.Command, cfg login.Config, flags loginFlags) error {
 		cfg.ClientSecret = strings.TrimRight(string(secret), "\r\n")
 	}
 	cfg.Flow = login.Flow(flags.flow)
+	if cfg.Flow == login.FlowClientCredentials && !cmd.Flags().Changed("scope") {
+		// A service has no address, and Keycloak refuses scopes that a client
+		// does not have.
+		cfg.Scopes = []string{"openid"}
+	}
 	cfg.Messages = cmd.ErrOrStderr()
 	cfg.Headless = headless(os.Getenv)
 	if !flags.noBrowser {
