@@ -65,7 +65,7 @@ Exit code 0 means that policy lets it pass, 1 that it does not.`,
 			if _, err := fmt.Fprint(cmd.OutOrStdout(), e); err != nil {
 				return err
 			}
-			if e.Policy == nil || !e.Policy.Allowed {
+			if !e.Allowed() {
 				return errors.New("no certificate")
 			}
 			return nil

@@ -150,6 +150,16 @@ func TestExplainTellsTokenAndPolicyApart(t *testing.T) {
 	if e := ask(s.token(func(c map[string]any) { c["aud"] = "other" })); e.Policy != nil || e.TokenReason != "aud" {
 		t.Errorf("a token for others: %+v", e)
 	}
+	// Whoever has frozen somebody looks here whether it worked.
+	if status, text := s.admin(http.MethodPost, freeze.Entry{Kind: freeze.Identity, Value: "alice@corp.example", Note: "laptop stolen"}); status != http.StatusOK {
+		t.Fatalf("freezing: %d %s", status, text)
+	}
+	if e := ask(s.token(nil)); e.Allowed() || e.Policy == nil || !e.Policy.Allowed || !strings.Contains(e.String(), "laptop stolen") {
+		t.Errorf("a good token of somebody frozen: %+v, want policy's yes, and the freeze", e)
+	}
+	if e := ask(s.token(func(c map[string]any) { c["sub"], c["email"] = "bob", "bob@corp.example" })); !e.Allowed() {
+		t.Errorf("a good token of somebody else: %+v", e)
+	}
 	s.must(r.stop())
 	if journal := s.journal(); strings.Contains(journal, `"intent"`) {
 		t.Error("explaining left an intent in the journal")

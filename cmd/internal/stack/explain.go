@@ -28,7 +28,13 @@ type Explanation struct {
 	TokenWhy    string    `json:"token_why,omitempty"`
 	// Policy is what policy says; nil when the token was refused.
 	Policy *policy.Explanation `json:"policy,omitempty"`
+	// Frozen says why there is no certificate although policy lets the token pass.
+	// It takes the running service; a frozen key is not seen, for there is no key.
+	Frozen string `json:"frozen,omitempty"`
 }
+
+// Allowed reports that nothing that was looked at stands in the way.
+func (e Explanation) Allowed() bool { return e.Policy != nil && e.Policy.Allowed && e.Frozen == "" }
 
 // String tells it in words.
 func (e Explanation) String() string {
@@ -37,6 +43,8 @@ func (e Explanation) String() string {
 		return fmt.Sprintf("refused: %s\n%s\n", e.TokenReason, e.TokenWhy)
 	case !e.Verified:
 		return e.Policy.String() + "\nnote: signature, audience and times were not checked; the running service does with --online\n"
+	case e.Frozen != "":
+		return e.Policy.String() + "\nbut refused: " + e.Frozen + "\n"
 	default:
 		return e.Policy.String() + "\n"
 	}
@@ -106,6 +114,11 @@ func (s *Stack) explain(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.verifier.Refund(id)
-	e := s.plan.policy.Explain(r.Context(), ca.Request{Identity: id, Time: s.options.Clock(), API: "admin"})
-	s.adminAnswer(w, http.StatusOK, Explanation{Verified: true, Policy: &e})
+	req := ca.Request{Identity: id, Time: s.options.Clock(), API: "admin"}
+	e := s.plan.policy.Explain(r.Context(), req)
+	answer := Explanation{Verified: true, Policy: &e}
+	if _, err := s.frozen.Guard(s.plan.policy.Decide)(r.Context(), req); err != nil && ca.AsRefusal(err).Reason == ca.ReasonFrozen {
+		answer.Frozen = ca.AsRefusal(err).Error()
+	}
+	s.adminAnswer(w, http.StatusOK, answer)
 }
