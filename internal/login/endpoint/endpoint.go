@@ -104,7 +104,7 @@ func (c *Client) do(ctx context.Context, method, address, body string, header ht
 	if header != nil {
 		req.Header = header.Clone()
 	}
-	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept", "application/json, application/jwk-set+json")
 	req.Header.Set("User-Agent", "mayfly")
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -45,6 +45,20 @@ func TestRequestsAreBoundedAndKeepSecrets(t *testing.T) {
 	}
 }
 
+// TestKeySetsAreAskedForByTheirOwnType: a Kubernetes API server answers 406 to
+// who does not.
+func TestKeySetsAreAskedForByTheirOwnType(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.Contains(r.Header.Get("Accept"), "application/jwk-set+json") {
+			w.WriteHeader(http.StatusNotAcceptable)
+		}
+	}))
+	defer s.Close()
+	if a, err := New(Config{}).Get(t.Context(), s.URL, nil); err != nil || a.Status != http.StatusOK {
+		t.Errorf("answer %+v, error %v; want 200", a, err)
+	}
+}
+
 func TestACertificateThatDoesNotVerifyIsNotTriedAgain(t *testing.T) {
 	s := httptest.NewTLSServer(http.NotFoundHandler())
 	defer s.Close()
