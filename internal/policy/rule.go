@@ -149,6 +149,21 @@ func parse(env *cel.Env, text string, want ...*cel.Type) (*cel.Ast, error) {
 	return checked, nil
 }
 
+// And returns the condition that holds when both do. Each must be an expression
+// by itself: "a) || (b" is none, but would be one inside of parentheses.
+func And(x, y string) (string, error) {
+	env, err := environment()
+	if err != nil {
+		return "", fmt.Errorf("policy: making the language of rules: %w", err)
+	}
+	for _, text := range []string{x, y} {
+		if _, issues := env.Parse(text); issues != nil && issues.Err() != nil {
+			return "", fmt.Errorf("policy: %w", issues.Err())
+		}
+	}
+	return "(" + x + ") && (" + y + ")", nil
+}
+
 func program(env *cel.Env, checked *cel.Ast) (cel.Program, error) {
 	// Optimizing compiles the patterns that the rule has in it, once.
 	return env.Program(checked, cel.CostLimit(maxCost), cel.CostTracking(costs{}), cel.EvalOptions(cel.OptOptimize))

@@ -121,7 +121,10 @@ func (p *plan) policyIssuer(path string, c config.Issuer, row policy.Row) policy
 		if r.SAN == "" && len(row.Rules) > 0 {
 			// Who takes the preset's name takes its condition too: the one is safe
 			// only under the other.
-			made.When = "(" + row.Rules[0].When + ") && (" + made.When + ")"
+			var err error
+			if made.When, err = policy.And(row.Rules[0].When, made.When); err != nil {
+				p.bad(fmt.Sprintf("%s.rules[%d].when", path, i), "%v", err)
+			}
 			made.SAN, made.Extensions = row.Rules[0].SAN, row.Rules[0].Extensions
 		}
 		if len(r.Extensions) > 0 {

@@ -153,6 +153,28 @@ func TestRuleThatTakesThePresetsNameTakesItsCondition(t *testing.T) {
 	}
 }
 
+// Joined with the preset's, a condition that is none by itself could become one,
+// and "||" would take the preset's away.
+func TestConditionBesideAPresetsIsOneByItself(t *testing.T) {
+	is := config.Issuer{
+		Name: "spire", Preset: config.PresetSPIFFE, URL: "https://spire.corp.example",
+		Audiences: []string{"a"}, MayIssue: config.MayIssue{URIPrefixes: []string{"spiffe://corp.example/"}},
+	}
+	for when, want := range map[string]bool{
+		`"signers" in claims.groups`:      true,
+		"has(claims.b)\n|| has(claims.a)": true, // in parentheses of ours
+		`true) || (true`:                  false,
+		`has(claims.a)) || (true`:         false,
+	} {
+		is.Rules = []config.Rule{{Name: "r", When: when}}
+		p := &plan{file: &config.File{Config: config.Config{Issuers: []config.Issuer{is}}}}
+		p.planIssuers()
+		if got := len(p.problems) == 0; got != want {
+			t.Errorf("when %q: problems %v, want it taken: %v", when, p.problems, want)
+		}
+	}
+}
+
 func TestPresetsAreLaidUnderTheConfiguration(t *testing.T) {
 	s := newSite(t)
 	s.initLog()
