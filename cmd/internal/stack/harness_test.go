@@ -40,6 +40,7 @@ type site struct {
 	issuer   *httptest.Server
 	requests atomic.Int64 // at the provider
 	signer   jose.Signer
+	public   *rsa.PublicKey // of signer
 }
 
 func newSite(t testing.TB) *site {
@@ -48,6 +49,7 @@ func newSite(t testing.TB) *site {
 	s.makePKI("Corp", x509.ExtKeyUsageCodeSigning)
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	s.must(err)
+	s.public = &key.PublicKey
 	s.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: jose.JSONWebKey{Key: key, KeyID: "k1"}}, nil)
 	s.must(err)
 	mux := http.NewServeMux()
