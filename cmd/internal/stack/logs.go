@@ -35,7 +35,6 @@ func (s *Stack) openLogs(ctx context.Context) (ca.Log, error) {
 			if err != nil {
 				return nil, fmt.Errorf("log %q: %w", c.Name, err)
 			}
-			s.remotes = append(s.remotes, r)
 			logs = append(logs, r)
 		}
 	}

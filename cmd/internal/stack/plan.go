@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
@@ -193,6 +194,19 @@ func exists(path string) bool {
 	return err == nil
 }
 
+// findMissingFiles looks for files that nothing above has opened: those that the
+// service reads only when it talks to a provider.
+func (p *plan) findMissingFiles() {
+	for _, r := range config.References(p.file.Config) {
+		told := slices.ContainsFunc(p.problems, func(known config.Problem) bool {
+			return known.Path != "" && strings.HasPrefix(r.KeyPath, known.Path)
+		})
+		if _, err := os.Stat(r.Path); err != nil && !told {
+			p.bad(r.KeyPath, "%v", err)
+		}
+	}
+}
+
 // Check makes every check that needs no network and opens nothing that a
 // running service holds. It returns all problems, nil when there are none.
 func Check(f *config.File, now time.Time) config.Problems {
@@ -201,6 +215,7 @@ func Check(f *config.File, now time.Time) config.Problems {
 	if p.policy != nil {
 		p.runRuleTests()
 	}
+	p.findMissingFiles()
 	if len(p.problems) > 0 {
 		return p.sorted()
 	}

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -109,6 +110,20 @@ func TestCheckRunsTheTestsOfRules(t *testing.T) {
 	s.write("alice.json", []byte(`not JSON`))
 	if problems := Check(s.ruled("127.0.0.1:1", twoRules), time.Now()); !hasProblem(problems, "issuers[0].rules[0].tests[0]", "reading the claims") {
 		t.Errorf("problems %v, want one at the file that cannot be read", problems)
+	}
+}
+
+// TestCheckMissesNoFile: a file that is read only when the provider is asked is
+// looked for, and a missing one is told once.
+func TestCheckMissesNoFile(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	s.makePKI("Corp", x509.ExtKeyUsageCodeSigning)
+	f := s.ruled("127.0.0.1:1", "    bearer_token_file: gone\n    may_issue: {email_domains: [corp.example]}\n    allow: all\n    san: email\n")
+	s.must(os.Remove(f.Chains[0].Certificates))
+	problems := Check(f, time.Now())
+	if len(problems) != 2 || !hasProblem(problems, "issuers[0].bearer_token_file", "gone") || !hasProblem(problems, "chains[0].certificates", "chain.pem") {
+		t.Errorf("problems %v, want one for each missing file", problems)
 	}
 }
 

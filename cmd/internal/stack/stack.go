@@ -16,7 +16,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/audit"
 	"github.com/mayfly-ca/mayfly/internal/freeze"
@@ -50,7 +49,6 @@ type Stack struct {
 	journal   *audit.Journal
 	frozen    *freeze.List
 	embedded  []*embedded.Log
-	remotes   []*ctlog.Remote
 	authority *ca.Authority
 	trust     *trustFiles
 	server    *server.Server
