@@ -33,6 +33,8 @@ func check(f *File, now time.Time) Problems {
 	c.limits()
 	c.issuers()
 	c.profiles()
+	c.authorities()
+	c.tokens()
 	c.chains()
 	c.logs()
 	c.timestampAuthorities()

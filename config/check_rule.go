@@ -62,7 +62,10 @@ func (c *checker) rules(list string, is Issuer) {
 		if !slices.ContainsFunc(c.file.Profiles, func(p Profile) bool { return p.Name == r.Profile }) {
 			c.bad(join(at, "profile"), "there is no profile %q; add it under profiles, or correct the name", clip(r.Profile))
 		}
-		if r.Authority != DefaultName && !slices.ContainsFunc(c.file.Chains, func(ch Chain) bool { return ch.Authority == r.Authority }) {
+		switch {
+		case !c.hasAuthority(r.Authority):
+			c.bad(join(at, "authority"), "there is no authority %q; add it under authorities, or correct the name", clip(r.Authority))
+		case r.Authority != DefaultName && !slices.ContainsFunc(c.file.Chains, func(ch Chain) bool { return ch.Authority == r.Authority }):
 			c.bad(join(at, "authority"), "no chain has the authority %q; add one under chains, or correct the name", clip(r.Authority))
 		}
 		c.extensions(join(at, "extensions"), r.Extensions)

@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/netip"
+	"path/filepath"
 	"time"
 )
 
@@ -22,6 +23,8 @@ type Config struct {
 	// State is the directory of the journal, the embedded log and caches. One
 	// process owns it. Required.
 	State string `yaml:"state" config:"path"`
+	// Admin is how administrators reach the running service.
+	Admin Admin `yaml:"admin,omitempty"`
 	// Shutdown is how long requests in flight may take to finish once the
 	// service was told to stop; default 15s, from 1s to 5m.
 	Shutdown time.Duration `yaml:"shutdown"`
@@ -35,6 +38,12 @@ type Config struct {
 	// Profiles are the kinds of certificate. A profile named "default" always
 	// exists; it is added when the list does not have it.
 	Profiles []Profile `yaml:"profiles"`
+	// Authorities are what certificates can be issued from besides the authority
+	// "default", which always exists and is served at every address that no other
+	// one claims.
+	Authorities []Authority `yaml:"authorities,omitempty"`
+	// Tokens are PKCS#11 tokens, such as HSMs, that hold CA keys.
+	Tokens []Token `yaml:"tokens,omitempty"`
 	// Chains are the CA keys with their certificates; at least one of the
 	// authority "default" must be active.
 	Chains []Chain `yaml:"chains"`
@@ -96,67 +105,20 @@ type Limits struct {
 	TokenSize Size `yaml:"token_size"`
 }
 
-// Profile is a kind of certificate.
-type Profile struct {
-	// Name is the profile's name. Required, unique.
-	Name string `yaml:"name"`
-	// Lifetime is the whole validity, from notBefore to notAfter; default 10m,
-	// from 1m to 10m.
-	Lifetime time.Duration `yaml:"lifetime"`
-	// Backdate is the part of Lifetime that lies before the time of issuance,
-	// for verifiers whose clocks are behind; default 30s, from 0s to 60s, less
-	// than Lifetime.
-	Backdate time.Duration `yaml:"backdate"`
-	// Keys are the accepted kinds of client keys: ecdsa-p256, ecdsa-p384,
-	// ecdsa-p521, rsa-2048, rsa-3072, rsa-4096, ed25519; default all of them.
-	Keys []string `yaml:"keys"`
+// Admin is how administrators reach the running service.
+type Admin struct {
+	// Socket is the Unix socket for mayfly freeze, reload and the like; default
+	// admin.sock in the state directory. It is made with mode 0600, in a directory
+	// that must exist.
+	Socket string `yaml:"socket,omitempty" config:"path"`
 }
 
-// DefaultName is the profile that always exists, and the authority of a chain
-// that names none.
-const DefaultName = "default"
-
-// Chain is a CA key with its certificates. Of the chains of an authority, the
-// one with the latest past Activate signs; the clock alone decides.
-type Chain struct {
-	// Name is what audit records call the chain. Required, unique.
-	Name string `yaml:"name"`
-	// Authority is what the chain issues for; default "default". Trust files are
-	// per authority.
-	Authority string `yaml:"authority"`
-	// Certificates is a PEM file: the issuing certificate first, the root last.
-	// Required.
-	Certificates string `yaml:"certificates" config:"file"`
-	// Key is the private key of the issuing certificate. Required until Retire.
-	Key Key `yaml:"key,omitempty"`
-	// PublishFrom is when the chain enters the trust files; RFC 3339, default at
-	// once. Give clients at least 24h between it and Activate.
-	PublishFrom time.Time `yaml:"publish_from,omitempty"`
-	// Activate is when the chain starts to sign; RFC 3339, default at once.
-	Activate time.Time `yaml:"activate,omitempty"`
-	// Retire is when the chain stops to sign for good; RFC 3339, default never.
-	// It stays in the trust files until its entry is removed.
-	Retire time.Time `yaml:"retire,omitempty"`
-}
-
-// Active reports that the chain may sign at the given time.
-func (c Chain) Active(at time.Time) bool {
-	return !at.Before(c.Activate) && !c.Retired(at)
-}
-
-// Retired reports that the chain never signs again, so that it needs no key.
-func (c Chain) Retired(at time.Time) bool {
-	return !c.Retire.IsZero() && !at.Before(c.Retire)
-}
-
-// Key names a CA key in a file.
-type Key struct {
-	// File is a PEM file with the private key: PKCS#8, encrypted or not, P-256,
-	// P-384 or RSA. Its permissions must keep others out.
-	File string `yaml:"file,omitempty" config:"file"`
-	// PassphraseFile holds the passphrase of an encrypted key in its only line;
-	// default none, for a key that is not encrypted.
-	PassphraseFile string `yaml:"passphrase_file,omitempty" config:"file"`
+// AdminSocket is the socket for administrators, default applied.
+func (c *Config) AdminSocket() string {
+	if c.Admin.Socket != "" {
+		return c.Admin.Socket
+	}
+	return filepath.Join(c.State, "admin.sock")
 }
 
 // Log is a certificate transparency log: Embedded or Remote must be given, and

@@ -128,6 +128,8 @@ func TestManualSaysWhatIsRequired(t *testing.T) {
 	path := write(t, `timestamp_authorities: [{}]
 issuers: [{}, {rules: [{extensions: [{}], tests: [{}]}]}]
 profiles: [{}]
+authorities: [{}]
+tokens: [{}]
 chains: [{}]
 logs: [{remote: {}}]
 `)

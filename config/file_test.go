@@ -73,25 +73,33 @@ func TestReferencesListsFilesThatMustExist(t *testing.T) {
 	text := strings.NewReplacer(
 		"plaintext: true", "tls: {certificate: /tls.crt, key: /tls.key}",
 		"name: kc", "name: kc\n    ca_file: /ca.pem",
-		"{file: corp.key}", "{file: /corp.key, passphrase_file: /pass}",
+		"{file: corp.key}", `{file: /corp.key, passphrase_file: /pass}
+  - {name: next, certificates: /next.pem, cross_signed: [/a.pem, b/c.pem], activate: 2027-01-01T00:00:00Z, key: {tokens: [t], id: "01"}}
+tokens: [{name: t, label: l, module: /lib/p11.so, pin_file: /pin}]`,
 		"certificates: corp.pem", "certificates: /corp.pem",
 		"logs: disabled", `logs:
   - {name: a, embedded: {checkpoint_record: /record}}
   - {name: b, remote: {url: "https://log.example", public_key: /b.pub, ca_file: /b.pem}}
 timestamp_authorities: [{url: "https://tsa.example", certificates: /tsa.pem}]`,
 	).Replace(minimal)
+	path := write(t, text)
 	want := []FileRef{
-		{"listen.tls.certificate", "/tls.crt"},
-		{"listen.tls.key", "/tls.key"},
-		{"issuers[0].ca_file", "/ca.pem"},
-		{"chains[0].certificates", "/corp.pem"},
-		{"chains[0].key.file", "/corp.key"},
-		{"chains[0].key.passphrase_file", "/pass"},
-		{"logs[1].remote.public_key", "/b.pub"},
-		{"logs[1].remote.ca_file", "/b.pem"},
-		{"timestamp_authorities[0].certificates", "/tsa.pem"},
+		{KeyPath: "listen.tls.certificate", Path: "/tls.crt"},
+		{KeyPath: "listen.tls.key", Path: "/tls.key"},
+		{KeyPath: "issuers[0].ca_file", Path: "/ca.pem"},
+		{KeyPath: "tokens[0].module", Path: "/lib/p11.so", Library: true},
+		{KeyPath: "tokens[0].pin_file", Path: "/pin"},
+		{KeyPath: "chains[0].certificates", Path: "/corp.pem"},
+		{KeyPath: "chains[0].key.file", Path: "/corp.key"},
+		{KeyPath: "chains[0].key.passphrase_file", Path: "/pass"},
+		{KeyPath: "chains[1].certificates", Path: "/next.pem"},
+		{KeyPath: "chains[1].cross_signed[0]", Path: "/a.pem"},
+		{KeyPath: "chains[1].cross_signed[1]", Path: filepath.Join(filepath.Dir(path), "b/c.pem")},
+		{KeyPath: "logs[1].remote.public_key", Path: "/b.pub"},
+		{KeyPath: "logs[1].remote.ca_file", Path: "/b.pem"},
+		{KeyPath: "timestamp_authorities[0].certificates", Path: "/tsa.pem"},
 	}
-	if diff := cmp.Diff(want, References(mustLoad(t, write(t, text), nil).Config)); diff != "" {
+	if diff := cmp.Diff(want, References(mustLoad(t, path, nil).Config)); diff != "" {
 		t.Errorf("References differs (-want +got):\n%s", diff)
 	}
 }

@@ -7,12 +7,14 @@ import (
 	"time"
 )
 
-// The schema is the structs of config.go and issuer.go. The yaml tag names a key.
-// The config tag says more about some: of a string that it names a file that must
-// exist, or a place that Mayfly writes to, or that it is an expression; of any
-// key of an issuer that its default is the preset's.
+// The schema is the structs of config.go, issuer.go and pki.go. The yaml tag names
+// a key. The config tag says more about some: of a string that it names a file
+// that must exist, or a library that must exist and is never relative, or a place
+// that Mayfly writes to, or that it is an expression; of any key of an issuer that
+// its default is the preset's.
 const (
 	tagFile       = "file"
+	tagModule     = "module"
 	tagPath       = "path"
 	tagExpression = "expression"
 	tagPreset     = "preset"
@@ -70,6 +72,8 @@ type FileRef struct {
 	KeyPath string
 	// Path is the file, absolute.
 	Path string
+	// Library says that the file is code, which is loaded once and for all.
+	Library bool
 }
 
 // References lists every file that must exist for c to work, in the order of the
@@ -77,8 +81,16 @@ type FileRef struct {
 func References(c Config) []FileRef {
 	var refs []FileRef
 	walk(reflect.ValueOf(c), "", func(path string, f reflect.StructField, v reflect.Value) {
-		if f.Tag.Get("config") == tagFile && v.String() != "" {
-			refs = append(refs, FileRef{KeyPath: path, Path: v.String()})
+		tag := f.Tag.Get("config")
+		if tag != tagFile && tag != tagModule {
+			return
+		}
+		if v.Kind() == reflect.Slice {
+			for i := range v.Len() {
+				refs = append(refs, FileRef{KeyPath: index(path, i), Path: v.Index(i).String()})
+			}
+		} else if v.String() != "" {
+			refs = append(refs, FileRef{KeyPath: path, Path: v.String(), Library: tag == tagModule})
 		}
 	})
 	return refs
@@ -115,7 +127,9 @@ func (p *Profile) setDefaults() {
 	p.Keys = slices.Clone(keyKinds)
 }
 
-func (c *Chain) setDefaults() { c.Authority = DefaultName }
+func (c *Chain) setDefaults() { c.Authority, c.MinLead = DefaultName, day }
+
+func (t *Token) setDefaults() { t.MaxSessions = 8 }
 
 // addDefaultProfile makes sure that the default profile exists. It goes to the
 // end, so that indexes keep pointing at the entries of the file.
