@@ -11,9 +11,10 @@
 //   - private material never leaves the package: not through fmt, not through
 //     log/slog, not through an accessor.
 //
-// The package neither makes nor deletes keys, never looks at what it signs, and
-// does not verify its signatures after load: whoever hands a signature out
-// verifies it first.
+// The package makes a key in GenerateFileKey alone, which only commands that say
+// so call, and deletes none. It never looks at what it signs, and does not
+// verify its signatures after load: whoever hands a signature out verifies it
+// first.
 package hsm
 
 import (
