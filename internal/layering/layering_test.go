@@ -33,6 +33,7 @@ var mayImport = []struct {
 	{"internal/trust/...", []string{"internal/trust/...", "ca"}},
 	{"internal/login/...", []string{"internal/login/..."}},
 	{"internal/probe/...", []string{"internal/probe/...", "internal/login/endpoint"}},
+	{"internal/ceremony", []string{"ca", "hsm"}},
 	{"internal/layering", nil},
 	{"oidc/...", []string{"oidc/...", "ca"}},
 	{"ctlog/embedded/...", []string{"ctlog/embedded/...", "ctlog"}},
