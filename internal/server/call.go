@@ -33,6 +33,8 @@ type call struct {
 	quiet    bool
 	started  time.Time
 	snapshot *Snapshot
+	// release gives the snapshot back; calling it again does nothing.
+	release func()
 	// tokens are those that came in headers.
 	tokens []string
 
@@ -54,12 +56,12 @@ func callOf(ctx context.Context) *call {
 
 func (s *Server) newCall(r *http.Request) *call {
 	c := &call{
-		id:       requestID(r.Header.Get("X-Request-Id")),
-		source:   s.source(r),
-		method:   knownMethod(r.Method),
-		started:  time.Now(),
-		snapshot: s.cfg.Snapshot(),
+		id:      requestID(r.Header.Get("X-Request-Id")),
+		source:  s.source(r),
+		method:  knownMethod(r.Method),
+		started: time.Now(),
 	}
+	c.pin(s.cfg.Snapshot(), r)
 	for _, v := range r.Header.Values("Authorization") {
 		// RFC 9110, Section 11.1: the scheme is case-insensitive.
 		scheme, token, ok := strings.Cut(strings.TrimSpace(v), " ")
@@ -105,6 +107,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.calls.Add(1)
 	defer s.calls.Done()
 	c := s.newCall(r)
+	defer func() { c.release() }()
 	rec := &recorder{ResponseWriter: w}
 	w.Header().Set("X-Request-Id", c.id)
 	defer s.finish(c, rec)

@@ -62,6 +62,8 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request, c *call) {
 			return
 		}
 		defer release()
+		// A watch lasts, and needs nothing of the configuration it began under.
+		c.release()
 	} else {
 		s.boundIO(w, c)
 	}

@@ -54,13 +54,7 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request, c *call) {
 	// make an answer of a hundred times the request and of the document.
 	r.Header.Del("Range")
 
-	clean := path.Clean("/" + r.URL.Path)
-	rt, found := s.routes[clean]
-	if !found {
-		rt, found = s.mounted(clean, c)
-	} else {
-		c.route = clean
-	}
+	rt, found := s.find(path.Clean("/"+r.URL.Path), c)
 	c.quiet, c.api = rt.quiet, rt.api
 	var err error
 	switch {
@@ -76,6 +70,24 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request, c *call) {
 	if err != nil {
 		c.refuseREST(w, err)
 	}
+}
+
+// find returns the route of a path: one of ours, of a mount, or one of ours below
+// a prefix.
+func (s *Server) find(clean string, c *call) (route, bool) {
+	rt, found := s.routes[clean]
+	if !found {
+		if rt, found := s.mounted(clean, c); found {
+			return rt, true
+		}
+		if clean, found = c.within(clean); found {
+			rt, found = s.routes[clean]
+		}
+	}
+	if found {
+		c.route = clean
+	}
+	return rt, found
 }
 
 // mounted returns the route of the mount that the path lies in.
@@ -251,6 +263,9 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request, _ *call) error {
 	for name, ready := range s.cfg.Ready() {
 		answer.Components[name] = ready
 		answer.Ready = answer.Ready && ready
+	}
+	for name, well := range s.cfg.Shown() {
+		answer.Components[name] = well
 	}
 	body, err := json.Marshal(answer)
 	if err != nil {

@@ -41,6 +41,15 @@ type Snapshot struct {
 	Issuers []Issuer
 	// ConfigDigest is SHA-256 of the configuration.
 	ConfigDigest [32]byte
+	// Hosts and Prefixes are what is served at addresses of its own in place of
+	// this snapshot: by the name in the Host header (or :authority), in lower case
+	// without port, and by the first segment of the path, such as "/team". They
+	// have no Hosts and Prefixes themselves. A prefix hides no route and no mount,
+	// and serves no mount; gRPC knows hosts only.
+	Hosts, Prefixes map[string]*Snapshot
+	// Release is called once for each time that Config.Snapshot returned this
+	// snapshot, when the request does not need it any more. It may be nil.
+	Release func()
 }
 
 // Issuer is what clients may know about one accepted identity provider. One
@@ -98,7 +107,11 @@ type Config struct {
 	Snapshot func() *Snapshot
 	// Ready returns what /readyz shows: the names of components and whether
 	// each is ready. All of them are required. Nil means none.
-	Ready  func() map[string]bool
+	Ready func() map[string]bool
+	// Shown returns what /readyz shows beside that and what takes nothing out of
+	// service: what a person should look at while the service works. Nil means
+	// none.
+	Shown  func() map[string]bool
 	Limits Limits
 	// TrustedProxies are those whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
@@ -169,8 +182,12 @@ func New(cfg Config) (*Server, error) {
 	if cfg.CountRefusal == nil {
 		cfg.CountRefusal = func(ca.Reason) {}
 	}
+	nothing := func() map[string]bool { return nil }
 	if cfg.Ready == nil {
-		cfg.Ready = func() map[string]bool { return nil }
+		cfg.Ready = nothing
+	}
+	if cfg.Shown == nil {
+		cfg.Shown = nothing
 	}
 	if err := cfg.Limits.complete(); err != nil {
 		return nil, fmt.Errorf("server: %w", err)
