@@ -172,6 +172,9 @@ func (is *issuer) checkChars(t *token, _ time.Time, _ *ca.Identity) *ca.Refusal 
 // character, which says that two names may have become one on the way.
 func hasForbidden(s string) bool {
 	return strings.ContainsFunc(s, func(r rune) bool {
+		if r < utf8.RuneSelf {
+			return r < ' ' || r == 0x7f
+		}
 		return r == utf8.RuneError || unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
 	})
 }
@@ -188,7 +191,9 @@ func (is *issuer) checkSubject(t *token, _ time.Time, id *ca.Identity) *ca.Refus
 		// Jenkins and SPIRE are longer.
 		return invalid(ca.ReasonSubject, "sub of %d bytes", len(sub))
 	}
-	id.Subject = sub
+	// Limits remember subjects for longer than the token lives in memory, of
+	// which this one is a part.
+	id.Subject = strings.Clone(sub)
 	return nil
 }
 
@@ -213,7 +218,7 @@ func (is *issuer) checkEmail(t *token, _ time.Time, id *ca.Identity) *ca.Refusal
 	if v := t.claims["email"]; !ok && v != nil {
 		return invalid(ca.ReasonTokenMalformed, "email is a %T", v)
 	}
-	id.Email = email
+	id.Email = strings.Clone(email)
 	switch v := t.claims["email_verified"].(type) {
 	case bool:
 		id.EmailVerified = v

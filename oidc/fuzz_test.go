@@ -236,7 +236,7 @@ func checkKeys(t *testing.T, set *keySet) {
 		default:
 			t.Fatalf("key is a %T", pub)
 		}
-		if k.thumbprint == "" || k.alg != "" && algorithms[k.alg] != k.kind {
+		if k.thumbprint == "" || k.alg != "" && algorithms[k.alg].kind != k.kind {
 			t.Fatalf("key %+v", k)
 		}
 	}

@@ -1,10 +1,10 @@
 package oidc
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -37,7 +37,7 @@ func decodeObject(data []byte, limits jsonLimits) (map[string]any, error) {
 	if !utf8.Valid(data) {
 		return nil, fmt.Errorf("%w: invalid UTF-8", errChars)
 	}
-	d := decoder{data: data, limits: limits}
+	d := decoder{data: string(data), limits: limits}
 	d.space()
 	if d.peek() != '{' {
 		return nil, errors.New("not a JSON object")
@@ -55,7 +55,9 @@ func decodeObject(data []byte, limits jsonLimits) (map[string]any, error) {
 
 // decoder is a recursive descent parser over valid UTF-8.
 type decoder struct {
-	data    []byte
+	// data is a string so that what has no escapes in it is a part of data, and
+	// not a copy. The whole lives as long as a part of it does.
+	data    string
 	pos     int
 	members int
 	limits  jsonLimits
@@ -96,7 +98,7 @@ func (d *decoder) value(depth int) (any, error) {
 		return d.number()
 	}
 	for _, lit := range literals {
-		if bytes.HasPrefix(d.data[d.pos:], []byte(lit.text)) {
+		if strings.HasPrefix(d.data[d.pos:], lit.text) {
 			d.pos += len(lit.text)
 			return lit.value, nil
 		}
@@ -109,12 +111,23 @@ var literals = []struct {
 	value any
 }{{"true", true}, {"false", false}, {"null", nil}}
 
+// The outermost object is made with room for about as many members as tokens
+// have, because a map that grows is copied each time.
+const (
+	bytesPerMember = 32
+	maxRoom        = 24
+)
+
 func (d *decoder) object(depth int) (map[string]any, error) {
 	if depth > d.limits.depth {
 		return nil, d.errorf("nested deeper than %d", d.limits.depth)
 	}
 	d.pos++ // {
-	m := make(map[string]any)
+	room := 0
+	if depth == 1 {
+		room = min(len(d.data)/bytesPerMember, maxRoom)
+	}
+	m := make(map[string]any, room)
 	d.space()
 	if d.peek() == '}' {
 		d.pos++
@@ -198,9 +211,9 @@ func (d *decoder) string() (string, error) {
 			s := d.data[start:d.pos]
 			d.pos++
 			if buf != nil {
-				s = append(buf, s...)
+				return string(append(buf, s...)), nil
 			}
-			return string(s), nil
+			return s, nil
 		case c == '\\':
 			buf = append(buf, d.data[start:d.pos]...)
 			var err error
@@ -247,7 +260,7 @@ func (d *decoder) escape(buf []byte) ([]byte, error) {
 		// RFC 8259, Section 8.2: "when all the strings represented in a JSON
 		// text are composed entirely of Unicode characters (however escaped),
 		// then that JSON text is interoperable". Half a pair is not one.
-		if !bytes.HasPrefix(d.data[min(d.pos, len(d.data)):], []byte(`\u`)) {
+		if !strings.HasPrefix(d.data[min(d.pos, len(d.data)):], `\u`) {
 			return nil, d.errorf("%w: lone surrogate", errChars)
 		}
 		d.pos += 2

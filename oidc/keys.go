@@ -31,21 +31,12 @@ const (
 	minExponent = 17
 )
 
-// algorithms are the signature algorithms that can be configured, each with the
-// one kind of key it takes (RFC 7518, Section 3.1; RFC 8037, Section 3.1).
-var algorithms = map[string]string{
-	"RS256": "RSA", "RS384": "RSA", "RS512": "RSA",
-	"PS256": "RSA", "PS384": "RSA", "PS512": "RSA",
-	"ES256": "P-256", "ES384": "P-384", "ES512": "P-521",
-	"EdDSA": "Ed25519",
-}
-
 var jwkLimits = jsonLimits{depth: 4, members: 100}
 
 // key is one usable verification key.
 type key struct {
 	id         string // empty when the JWK has no kid
-	kind       string // a value of algorithms
+	kind       string // that of one of algorithms
 	alg        string // the only algorithm it may be used with; empty means any of its kind
 	public     crypto.PublicKey
 	thumbprint string // RFC 7638, SHA-256, base64url
@@ -56,7 +47,7 @@ type key struct {
 }
 
 func (k *key) fits(alg string) bool {
-	return algorithms[alg] == k.kind && (k.alg == "" || k.alg == alg)
+	return algorithms[alg].kind == k.kind && (k.alg == "" || k.alg == alg)
 }
 
 // signsFor honours the issuer member of Entra ID's keys: one set holds keys for
@@ -265,7 +256,7 @@ func parseKey(raw []byte) (k *key, id string, err error) {
 	if k.kind, k.public, err = publicKey(jwk); err != nil {
 		return nil, k.id, err
 	}
-	if k.alg != "" && algorithms[k.alg] != k.kind {
+	if k.alg != "" && algorithms[k.alg].kind != k.kind {
 		if strings.HasPrefix(k.alg, "RSA") || strings.HasPrefix(k.alg, "ECDH") {
 			return nil, k.id, fmt.Errorf("alg %.20q: %w", k.alg, errOtherUse)
 		}

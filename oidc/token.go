@@ -24,10 +24,22 @@ var (
 // one text. It still skips line breaks, which the alphabet check has excluded.
 var canonical = base64.RawURLEncoding.Strict()
 
+// inTokens are the bytes of base64url: RFC 4648, Section 5.
+var inTokens = func() (set [256]bool) {
+	for c := range set {
+		b := byte(c)
+		set[c] = isAlphanumeric(b) || b == '-' || b == '_'
+	}
+	return set
+}()
+
 // token is a JWS in compact serialisation, decoded strictly but not verified.
 type token struct {
-	raw             string
-	header, payload []byte // decoded
+	// detached is "header..", with neither payload nor signature.
+	detached string
+	// signed is what the signature is over: "header.payload".
+	signed                     []byte
+	header, payload, signature []byte // decoded
 
 	alg, keyID string
 	hasKeyID   bool
@@ -59,7 +71,7 @@ func parseToken(raw string, limit int) (*token, *ca.Refusal) {
 		switch {
 		case c == '.':
 			dots++
-		case !isAlphanumeric(c) && c != '-' && c != '_':
+		case !inTokens[c]:
 			return nil, invalid(ca.ReasonTokenMalformed, "byte %#02x in token", c)
 		}
 	}
@@ -70,18 +82,9 @@ func parseToken(raw string, limit int) (*token, *ca.Refusal) {
 	default:
 		return nil, invalid(ca.ReasonTokenMalformed, "token has %d parts", dots+1)
 	}
-	head, rest, _ := strings.Cut(raw, ".")
-	body, sig, _ := strings.Cut(rest, ".")
-	t := &token{raw: raw}
-	var err error
-	if t.header, err = canonical.DecodeString(head); err != nil {
-		return nil, invalid(ca.ReasonTokenMalformed, "header is not canonical base64url")
-	}
-	if t.payload, err = canonical.DecodeString(body); err != nil {
-		return nil, invalid(ca.ReasonTokenMalformed, "payload is not canonical base64url")
-	}
-	if _, err = canonical.DecodeString(sig); err != nil {
-		return nil, invalid(ca.ReasonTokenMalformed, "signature is not canonical base64url")
+	t := &token{}
+	if r := t.decode(raw); r != nil {
+		return nil, r
 	}
 	if r := t.readHeader(); r != nil {
 		return nil, r
@@ -90,6 +93,31 @@ func parseToken(raw string, limit int) (*token, *ca.Refusal) {
 		return nil, r
 	}
 	return t, nil
+}
+
+// decode decodes the three parts of a token.
+func (t *token) decode(raw string) *ca.Refusal {
+	first, last := strings.IndexByte(raw, '.'), strings.LastIndexByte(raw, '.')
+	t.detached = raw[:first] + ".."
+	text := []byte(raw)
+	t.signed = text[:last:last]
+	// One array for all three; none is ever appended to.
+	room := make([]byte, 0, canonical.DecodedLen(len(text)))
+	for _, part := range []struct {
+		name    string
+		encoded []byte
+		decoded *[]byte
+	}{
+		{"header", text[:first], &t.header}, {"payload", text[first+1 : last], &t.payload}, {"signature", text[last+1:], &t.signature},
+	} {
+		all, err := canonical.AppendDecode(room, part.encoded)
+		if err != nil {
+			return invalid(ca.ReasonTokenMalformed, "%s is not canonical base64url", part.name)
+		}
+		*part.decoded = all[len(room):len(all):len(all)]
+		room = all
+	}
+	return nil
 }
 
 func (t *token) readHeader() *ca.Refusal {
