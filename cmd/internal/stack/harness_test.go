@@ -40,17 +40,25 @@ type site struct {
 	issuer   *httptest.Server
 	requests atomic.Int64 // at the provider
 	signer   jose.Signer
-	public   *rsa.PublicKey // of signer
+	public   crypto.PublicKey // of signer
 }
 
 func newSite(t testing.TB) *site {
 	t.Helper()
-	s := &site{t: t, dir: t.TempDir()}
-	s.makePKI("Corp", x509.ExtKeyUsageCodeSigning)
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	s.must(err)
-	s.public = &key.PublicKey
-	s.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: jose.JSONWebKey{Key: key, KeyID: "k1"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newSiteOf(t, jose.RS256, key)
+}
+
+// newSiteOf is a site whose provider signs with key.
+func newSiteOf(t testing.TB, alg jose.SignatureAlgorithm, key crypto.Signer) *site {
+	t.Helper()
+	s := &site{t: t, dir: t.TempDir(), public: key.Public()}
+	s.makePKI("Corp", x509.ExtKeyUsageCodeSigning)
+	var err error
+	s.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: jose.JSONWebKey{Key: key, KeyID: "k1"}}, nil)
 	s.must(err)
 	mux := http.NewServeMux()
 	s.issuer = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -59,10 +67,10 @@ func newSite(t testing.TB) *site {
 	}))
 	t.Cleanup(s.issuer.Close)
 	mux.HandleFunc("/.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
-		s.json(w, map[string]any{"issuer": s.issuer.URL, "jwks_uri": s.issuer.URL + "/keys", "id_token_signing_alg_values_supported": []string{"RS256"}})
+		s.json(w, map[string]any{"issuer": s.issuer.URL, "jwks_uri": s.issuer.URL + "/keys", "id_token_signing_alg_values_supported": []string{string(alg)}})
 	})
 	mux.HandleFunc("/keys", func(w http.ResponseWriter, _ *http.Request) {
-		s.json(w, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "k1", Algorithm: "RS256", Use: "sig"}}})
+		s.json(w, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "k1", Algorithm: string(alg), Use: "sig"}}})
 	})
 	return s
 }
