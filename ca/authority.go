@@ -179,6 +179,11 @@ func (a *Authority) prepare(ctx context.Context, r Request) (Decision, *draft, t
 	if err := judge(first, d, r.Identity); err != nil {
 		return decision, nil, tbs{}, Refuse(KindInternal, ReasonProfileViolation, "judging the certificate: %w", err)
 	}
+	if d.chain.twin != nil {
+		if err := d.chain.twin.verify(d); err != nil {
+			return decision, nil, tbs{}, fmt.Errorf("rehearsing under the chain's name constraints: %w", err)
+		}
+	}
 	return decision, d, encoded, nil
 }
 

@@ -3,9 +3,6 @@ package ca
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
@@ -57,6 +54,8 @@ type Chain struct {
 	hash                crypto.Hash
 	algorithm           x509.SignatureAlgorithm
 	signatureAlgorithm  []byte // DER of algorithm
+	// twin judges names against the chain's constraints; nil when it has none.
+	twin *twin
 }
 
 // ParseChain reads certificates from PEM, issuing certificate first and root
@@ -109,19 +108,17 @@ func NewChain(cfg ChainConfig, now time.Time) (*Chain, error) {
 	if c.authority == "" {
 		c.authority = DefaultName
 	}
-	for i, cert := range c.certificates {
-		c.ders = append(c.ders, cert.Raw)
-		c.pems = append(c.pems, encodePEM(cert.Raw))
-		if i == 0 || cert.NotBefore.After(c.notBefore) {
-			c.notBefore = cert.NotBefore
-		}
-		if i == 0 || cert.NotAfter.Before(c.notAfter) {
-			c.notAfter = cert.NotAfter
-		}
-	}
-	c.issuerKeyHash = sha256.Sum256(c.issuing().RawSubjectPublicKeyInfo)
 	if err := c.check(now); err != nil {
 		return nil, fmt.Errorf("chain %q: %w", c.name, err)
+	}
+	if err := c.complete(); err != nil {
+		return nil, fmt.Errorf("chain %q: %w", c.name, err)
+	}
+	if constrained(c.certificates) {
+		var err error
+		if c.twin, err = newTwin(c.certificates); err != nil {
+			return nil, fmt.Errorf("chain %q: %w", c.name, err)
+		}
 	}
 	return c, nil
 }
@@ -132,30 +129,36 @@ func encodePEM(der []byte) string {
 	return strings.TrimSuffix(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), "\n")
 }
 
-func (c *Chain) check(now time.Time) error {
-	var errs []error
+// complete computes what follows from the certificates.
+func (c *Chain) complete() error {
 	for i, cert := range c.certificates {
-		if err := checkIssuer(cert, i, now); err != nil {
-			errs = append(errs, fmt.Errorf("certificate %d (%s): %w", i+1, cert.Subject, err))
-		}
-		if i+1 < len(c.certificates) {
-			if err := checkLink(cert, c.certificates[i+1]); err != nil {
-				errs = append(errs, fmt.Errorf("certificate %d (%s): %w", i+1, cert.Subject, err))
-			}
-		} else if err := checkLink(cert, cert); err != nil {
-			errs = append(errs, fmt.Errorf("the last certificate (%s) is not a self-signed root: %w; "+
-				"the file must hold the whole path, root last", cert.Subject, err))
+		c.ders = append(c.ders, cert.Raw)
+		c.pems = append(c.pems, encodePEM(cert.Raw))
+		if i == 0 || cert.NotBefore.After(c.notBefore) {
+			c.notBefore = cert.NotBefore
 		}
 	}
-	if err := c.chooseAlgorithm(); err != nil {
-		errs = append(errs, err)
+	c.notAfter = end(c.certificates)
+	c.issuerKeyHash = sha256.Sum256(c.issuing().RawSubjectPublicKeyInfo)
+	var err error
+	if c.hash, c.algorithm, err = scheme(c.issuing().PublicKey); err != nil {
+		return err
 	}
-	if c.signer == nil {
-		if c.retire.IsZero() || c.retire.After(now) {
-			errs = append(errs, errors.New("has no key; only a retired chain needs none"))
-		}
-	} else if !samePublicKey(c.signer.Public(), c.issuing().PublicKey) {
-		errs = append(errs, errors.New("the key does not belong to the first certificate"))
+	c.signatureAlgorithm, err = algorithmIdentifier(c.algorithm)
+	return err
+}
+
+// check inspects the certificates and looks at what the configuration says
+// about them.
+func (c *Chain) check(now time.Time) error {
+	in := &inspection{certs: c.certificates, now: now, retired: !c.retire.IsZero() && !c.retire.After(now)}
+	var public crypto.PublicKey
+	if c.signer != nil {
+		public = c.signer.Public()
+	}
+	errs := []error{problems(in.run(public, c.signer == nil))}
+	if c.signer == nil && !in.retired {
+		errs = append(errs, errors.New("has no key; only a retired chain needs none"))
 	}
 	if !c.retire.IsZero() && !c.retire.After(c.activate) {
 		errs = append(errs, errors.New("retires before it is active"))
@@ -164,92 +167,6 @@ func (c *Chain) check(now time.Time) error {
 		errs = append(errs, errors.New("signs before it is published"))
 	}
 	return errors.Join(errs...)
-}
-
-// checkIssuer checks what can be said of one CA certificate that has below
-// other CA certificates under it.
-func checkIssuer(cert *x509.Certificate, below int, now time.Time) error {
-	var errs []error
-	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if !cert.BasicConstraintsValid || !cert.IsCA {
-		bad("is not a CA certificate (basicConstraints CA:TRUE is missing)")
-	} else if cert.MaxPathLen >= 0 && (cert.MaxPathLen > 0 || cert.MaxPathLenZero) && cert.MaxPathLen < below {
-		bad("allows a path of %d CA certificates below it, but the chain has %d", cert.MaxPathLen, below)
-	}
-	if cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0 {
-		bad("key usage lacks keyCertSign")
-	}
-	if len(cert.SubjectKeyId) == 0 {
-		bad("has no subject key identifier")
-	}
-	if eku := cert.ExtKeyUsage; len(eku)+len(cert.UnknownExtKeyUsage) > 0 &&
-		!slices.Contains(eku, x509.ExtKeyUsageCodeSigning) && !slices.Contains(eku, x509.ExtKeyUsageAny) {
-		bad("extended key usage lacks codeSigning")
-	}
-	if now.After(cert.NotAfter) {
-		bad("expired at %v", cert.NotAfter.UTC().Format(time.RFC3339))
-	}
-	if len(cert.UnhandledCriticalExtensions) > 0 {
-		bad("has critical extensions that are not understood: %v", cert.UnhandledCriticalExtensions)
-	}
-	if hasNameConstraints(cert) {
-		bad("has name constraints, which are not supported yet")
-	}
-	return errors.Join(errs...)
-}
-
-func hasNameConstraints(cert *x509.Certificate) bool {
-	for _, e := range cert.Extensions {
-		if e.Id.Equal([]int{2, 5, 29, 30}) {
-			return true
-		}
-	}
-	return false
-}
-
-// checkLink checks that parent issued child.
-func checkLink(child, parent *x509.Certificate) error {
-	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
-		return fmt.Errorf("was issued by %q, not by %q", child.Issuer, parent.Subject)
-	}
-	if len(child.AuthorityKeyId) > 0 && len(parent.SubjectKeyId) > 0 && !bytes.Equal(child.AuthorityKeyId, parent.SubjectKeyId) {
-		return errors.New("its authority key identifier is not the issuer's subject key identifier")
-	}
-	if err := child.CheckSignatureFrom(parent); err != nil {
-		return fmt.Errorf("signature by %q: %w", parent.Subject, err)
-	}
-	return nil
-}
-
-// chooseAlgorithm fixes how the chain signs. Clients refuse certificates signed
-// with Ed25519 or P-521 keys (sigstore-python), so those are no CA keys here.
-func (c *Chain) chooseAlgorithm() error {
-	switch pub := c.issuing().PublicKey.(type) {
-	case *ecdsa.PublicKey:
-		switch pub.Curve {
-		case elliptic.P256():
-			c.hash, c.algorithm = crypto.SHA256, x509.ECDSAWithSHA256
-		case elliptic.P384():
-			c.hash, c.algorithm = crypto.SHA384, x509.ECDSAWithSHA384
-		default:
-			return errors.New("the issuing key is on a curve other than P-256 and P-384, which clients refuse")
-		}
-	case *rsa.PublicKey:
-		if pub.N.BitLen() < minRSAIssuerLen {
-			return fmt.Errorf("the issuing RSA key has %d bits, fewer than %d", pub.N.BitLen(), minRSAIssuerLen)
-		}
-		c.hash, c.algorithm = crypto.SHA256, x509.SHA256WithRSA
-	default:
-		return fmt.Errorf("the issuing key is of type %T, which clients refuse; use ECDSA P-256, P-384 or RSA", pub)
-	}
-	var err error
-	c.signatureAlgorithm, err = algorithmIdentifier(c.algorithm)
-	return err
-}
-
-func samePublicKey(a, b crypto.PublicKey) bool {
-	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && k.Equal(b)
 }
 
 // Name returns the chain's name in the configuration.

@@ -22,7 +22,6 @@ func TestNewChainNamesWhatIsWrong(t *testing.T) {
 		{"key usage", func(_, i *x509.Certificate) { i.KeyUsage = x509.KeyUsageCRLSign }, nil, "keyCertSign"},
 		{"extended key usage", func(_, i *x509.Certificate) { i.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, nil, "codeSigning"},
 		{"expired", func(_, i *x509.Certificate) { i.NotAfter = testTime.Add(-time.Hour) }, nil, "expired at"},
-		{"name constraints", func(_, i *x509.Certificate) { i.PermittedEmailAddresses = []string{"corp.example"} }, nil, "name constraints"},
 		{"wrong key", nil, func(c *ChainConfig) { c.Signer = &memSigner{Signer: p256(t)} }, "key does not belong"},
 		{"no key", nil, func(c *ChainConfig) { c.Signer = nil }, "has no key"},
 		{"root missing", nil, func(c *ChainConfig) { c.Certificates = c.Certificates[:1] }, "not a self-signed root"},

@@ -97,6 +97,7 @@ const (
 	ReasonFrozen           Reason = "frozen" // by the administrator, for now
 	ReasonSANInvalid       Reason = "san_invalid"
 	ReasonSANNotAllowed    Reason = "san_not_allowed"
+	ReasonNameNotPermitted Reason = "name_not_permitted" // by the chain's name constraints
 	ReasonNoActiveChain    Reason = "no_active_chain"
 	ReasonChainExpiring    Reason = "chain_expiring"
 	ReasonSignerFailed     Reason = "signer_unavailable"
