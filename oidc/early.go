@@ -71,23 +71,28 @@ const (
 	placed place = iota
 	// answered: the issuer was asked about this very kid not long ago.
 	answered
-	// exhausted: no round is under way and none may start.
+	// exhausted: no round is under way, and none may start for a while.
 	exhausted
 	// crowded: too many are waiting.
 	crowded
+	// closed: nobody refreshes.
+	closed
 )
 
 // join returns a channel that is closed when newer keys may be there, if the
-// token is placed.
-func (e *early) join(m miss, now time.Time) (<-chan struct{}, place) {
+// token is placed; if no round may start yet, it returns how long that lasts.
+func (e *early) join(m miss, now time.Time) (<-chan struct{}, time.Duration, place) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if until, ok := e.misses[m]; ok && now.Before(until) {
-		return nil, answered
+		return nil, 0, answered
 	}
 	if e.round == nil {
-		if !e.running || e.delay(now) > 0 {
-			return nil, exhausted
+		switch wait := e.delay(now); {
+		case !e.running:
+			return nil, 0, closed
+		case wait > 0:
+			return nil, wait, exhausted
 		}
 		e.round = make(chan struct{})
 		select {
@@ -96,10 +101,10 @@ func (e *early) join(m miss, now time.Time) (<-chan struct{}, place) {
 		}
 	}
 	if e.waiters >= maxWaiters {
-		return nil, crowded
+		return nil, fetchTimeout, crowded
 	}
 	e.waiters++
-	return e.round, placed
+	return e.round, 0, placed
 }
 
 func (e *early) leave() {
@@ -197,8 +202,7 @@ func (is *issuer) newerKeys(ctx context.Context, t *token, snap *snapshot, now t
 	if newer := is.keys.Load(); newer.generation != snap.generation {
 		return newer, nil
 	}
-	wait := time.Duration(0)
-	round, place := is.early.join(miss{t.keyID, snap.generation}, now)
+	round, wait, place := is.early.join(miss{t.keyID, snap.generation}, now)
 	if place == placed {
 		defer is.early.leave()
 		is.metrics.early.WithLabelValues(is.Name, "waited").Inc()
@@ -221,10 +225,8 @@ func (is *issuer) newerKeys(ctx context.Context, t *token, snap *snapshot, now t
 	}
 	last := is.last.Load()
 	switch {
-	case place == answered, place == exhausted && (last == nil || last.err == ""):
+	case place == answered, place == closed && (last == nil || last.err == ""):
 		return nil, r
-	case place == crowded:
-		wait = fetchTimeout
 	case wait == 0:
 		wait = is.retryAfter(now)
 	}
@@ -232,14 +234,16 @@ func (is *issuer) newerKeys(ctx context.Context, t *token, snap *snapshot, now t
 }
 
 // unanswered makes an outage of r when the key may be a new one that the provider
-// could not tell us of: clients try again after 503 and give up after 400. A kid
+// could not tell us of, or that it could not be asked for because others have
+// used up the rounds: clients try again after 503 and give up after 400. A kid
 // that is known stays what it is; forging one is easier than losing a provider in
 // the moment of a rotation.
 func (is *issuer) unanswered(r *ca.Refusal, wait time.Duration) *ca.Refusal {
 	if r.Reason != ca.ReasonKeyUnknown {
 		return r
 	}
-	out := ca.Refuse(ca.KindUnavailable, ca.ReasonIdpKeysMissing, "%w, and issuer %s did not answer", r.Err, is.Name)
-	out.RetryAfter = wait
+	out := ca.Refuse(ca.KindUnavailable, ca.ReasonIdpKeysMissing, "%w, and issuer %s could not be asked for it", r.Err, is.Name)
+	// In whole seconds, as HTTP wants them.
+	out.RetryAfter = min((wait + time.Second - 1).Truncate(time.Second), roundWindow)
 	return out
 }
