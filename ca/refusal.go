@@ -71,7 +71,6 @@ const (
 	ReasonIdpKeysStale    Reason = "idp_keys_stale"       // past max_stale
 	ReasonKeyIssuer       Reason = "key_issuer"           // the key is for another issuer or tenant
 	ReasonKeyBlocked      Reason = "key_blocked"          // by an administrator
-	ReasonIssuerDisabled  Reason = "issuer_disabled"      // by an administrator
 	ReasonTokenReused     Reason = "token_reused"
 	ReasonTokenQuota      Reason = "token_quota" // certificates per token
 	ReasonGuest           Reason = "guest"       // a visitor from another directory

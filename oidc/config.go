@@ -147,7 +147,8 @@ const (
 type Config struct {
 	Issuers []Issuer
 	// BlockedKeys are RFC 7638 SHA-256 thumbprints, in base64url, of keys that
-	// verify nothing, whoever publishes them. [Verifier.Block] adds to them.
+	// verify nothing, whoever publishes them: a provider whose key was stolen may
+	// take its time to withdraw it.
 	BlockedKeys []string
 	// CacheDir is where the last good keys of each issuer are kept, so that a
 	// restart during an outage of the provider has keys. It is made if missing,

@@ -46,6 +46,23 @@ type key struct {
 	raw json.RawMessage
 }
 
+// blocklist holds thumbprints of keys that verify nothing. It is not changed
+// once it is in use.
+type blocklist map[string]struct{}
+
+func newBlocklist(thumbprints []string) blocklist {
+	b := make(blocklist, len(thumbprints))
+	for _, p := range thumbprints {
+		b[p] = struct{}{}
+	}
+	return b
+}
+
+func (b blocklist) blocked(k *key) bool {
+	_, ok := b[k.thumbprint]
+	return ok
+}
+
 func (k *key) fits(alg string) bool {
 	return algorithms[alg].kind == k.kind && (k.alg == "" || k.alg == alg)
 }

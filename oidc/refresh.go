@@ -30,10 +30,9 @@ type issuer struct {
 	// early lets tokens ask for a refresh.
 	early *early
 	// blocks are the keys that verify nothing, shared by all issuers.
-	blocks *blocklist
+	blocks blocklist
 	// cacheDir is where keys are kept; empty means nowhere.
 	cacheDir string
-	disabled atomic.Bool
 	// failures counts refreshes that failed in a row; only the refresher uses it.
 	failures int
 	// keys is the last good snapshot; nil before the first one.
@@ -67,8 +66,6 @@ type IssuerStatus struct {
 	FetchedAt time.Time
 	// Stale reports that the keys were not refreshed in time and still work.
 	Stale bool
-	// Disabled reports that the issuer's tokens are refused for now.
-	Disabled bool
 	// Err is why the last refresh failed, for operators; empty after a success.
 	Err string
 }
@@ -108,7 +105,7 @@ func (is *issuer) retryAfter(now time.Time) time.Duration {
 }
 
 func (is *issuer) status(now time.Time) IssuerStatus {
-	st := IssuerStatus{Name: is.Name, Disabled: is.disabled.Load()}
+	st := IssuerStatus{Name: is.Name}
 	if snap := is.keys.Load(); snap != nil {
 		st.FetchedAt = snap.fetchedAt
 	}

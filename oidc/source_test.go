@@ -201,43 +201,20 @@ func TestProxyIsTheIssuersOwn(t *testing.T) {
 func TestBlockedKeysVerifyNothing(t *testing.T) {
 	p := newProvider(t)
 	thumbprint := must(parseKeySet(standardKeys())).byID["rsa"][0].thumbprint
-	for name, cfg := range map[string]Config{"by configuration": {BlockedKeys: []string{thumbprint}}, "at run time": {}} {
-		cfg.Issuers = []Issuer{p.issuer()}
-		v, _ := newVerifier(t, cfg)
-		token := rs256().token(t, goodHeader(), p.goodClaims())
-		if len(cfg.BlockedKeys) == 0 {
-			if _, err := v.Verify(t.Context(), token); err != nil {
-				t.Fatalf("before the block: %v", err)
-			}
-			if err := v.Block(thumbprint); err != nil {
-				t.Fatalf("Block: %v", err)
-			}
-		}
+	v, _ := newVerifier(t, Config{Issuers: []Issuer{p.issuer()}, BlockedKeys: []string{thumbprint}})
+	token := rs256().token(t, goodHeader(), p.goodClaims())
+	for _, when := range []string{"at first", "after a refresh"} {
 		_, err := v.Verify(t.Context(), token)
-		wantRefusal(t, name, err, ca.KindInvalid, ca.ReasonKeyBlocked)
+		wantRefusal(t, when, err, ca.KindInvalid, ca.ReasonKeyBlocked)
 		refreshAll(t, v)
-		_, err = v.Verify(t.Context(), token)
-		wantRefusal(t, name+", after a refresh", err, ca.KindInvalid, ca.ReasonKeyBlocked)
-		es := signer{"ES256", p256Key()}.token(t, goodHeader().with("kid", "ec").with("alg", "ES256"), p.goodClaims())
-		if _, err := v.Verify(t.Context(), es); err != nil {
-			t.Errorf("%s: another key: %v", name, err)
-		}
-		if got := v.Blocked(); len(got) != 1 || got[0] != thumbprint {
-			t.Errorf("%s: Blocked() = %v", name, got)
-		}
-		if err := v.Unblock(thumbprint); err != nil {
-			t.Errorf("%s: Unblock: %v", name, err)
-		}
-		if _, err := v.Verify(t.Context(), token); err != nil {
-			t.Errorf("%s: after Unblock: %v", name, err)
-		}
-		if err := v.Unblock(thumbprint); err == nil {
-			t.Errorf("%s: unblocking twice is no error", name)
-		}
-		for _, bad := range []string{"", "rsa", thumbprint[1:], thumbprint + "=", strings.Repeat("!", 43)} {
-			if err := v.Block(bad); err == nil {
-				t.Errorf("Block(%q) is no error", bad)
-			}
+	}
+	es := signer{"ES256", p256Key()}.token(t, goodHeader().with("kid", "ec").with("alg", "ES256"), p.goodClaims())
+	if _, err := v.Verify(t.Context(), es); err != nil {
+		t.Errorf("another key: %v", err)
+	}
+	for _, bad := range []string{"", "rsa", thumbprint[1:], thumbprint + "=", strings.Repeat("!", 43)} {
+		if _, err := New(Config{Issuers: []Issuer{p.issuer()}, BlockedKeys: []string{bad}}); err == nil {
+			t.Errorf("blocking the key %q is no error", bad)
 		}
 	}
 }
@@ -246,42 +223,12 @@ func TestBlockedKeysVerifyNothing(t *testing.T) {
 func TestBlockSparesTheNamesake(t *testing.T) {
 	p := newProvider(t)
 	p.setKeys(jwkSet(publicJWK(rsaKey1().Public()).with("kid", "same"), publicJWK(rsaKey2().Public()).with("kid", "same")))
-	v, _ := newVerifier(t, Config{Issuers: []Issuer{p.issuer()}})
-	if err := v.Block(v.issuers[0].keys.Load().keys[0].thumbprint); err != nil {
-		t.Fatal(err)
-	}
+	blocked := must(parseKeySet(standardKeys())).byID["rsa"][0].thumbprint
+	v, _ := newVerifier(t, Config{Issuers: []Issuer{p.issuer()}, BlockedKeys: []string{blocked}})
 	header := goodHeader().with("kid", "same")
 	if _, err := v.Verify(t.Context(), signer{"RS256", rsaKey2()}.token(t, header, p.goodClaims())); err != nil {
 		t.Errorf("the key that is not blocked: %v", err)
 	}
 	_, err := v.Verify(t.Context(), rs256().token(t, header, p.goodClaims()))
 	wantRefusal(t, "the blocked key", err, ca.KindInvalid, ca.ReasonBadSignature)
-}
-
-func TestDisabledIssuer(t *testing.T) {
-	p, q := newProvider(t), newProvider(t)
-	second := q.issuer()
-	second.Name = "other"
-	v, _ := newVerifier(t, Config{Issuers: []Issuer{p.issuer(), second}})
-	if err := v.Disable("test"); err != nil {
-		t.Fatalf("Disable: %v", err)
-	}
-	token := rs256().token(t, goodHeader(), p.goodClaims())
-	_, err := v.Verify(t.Context(), token)
-	wantRefusal(t, "disabled issuer", err, ca.KindDenied, ca.ReasonIssuerDisabled)
-	if st := v.Ready(); !st[0].Disabled || st[1].Disabled {
-		t.Errorf("status %+v, want the first disabled", st)
-	}
-	if _, err := v.Verify(t.Context(), rs256().token(t, goodHeader(), q.goodClaims())); err != nil {
-		t.Errorf("the other issuer: %v", err)
-	}
-	if err := v.Enable("test"); err != nil {
-		t.Fatalf("Enable: %v", err)
-	}
-	if _, err := v.Verify(t.Context(), token); err != nil {
-		t.Errorf("enabled again: %v", err)
-	}
-	if v.Disable("nobody") == nil || v.Enable("nobody") == nil {
-		t.Error("an issuer that does not exist was switched without an error")
-	}
 }

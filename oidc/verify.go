@@ -21,9 +21,8 @@ type Verifier struct {
 	metrics *metrics
 	issuers []*issuer
 	// byURL finds an issuer by every iss that means it.
-	byURL  map[string]*issuer
-	blocks *blocklist
-	uses   *uses
+	byURL map[string]*issuer
+	uses  *uses
 }
 
 // New checks the configuration. It does no I/O.
@@ -38,12 +37,13 @@ func New(cfg Config) (*Verifier, error) {
 	}
 	v := &Verifier{
 		limit: cfg.MaxTokenBytes, clock: cfg.Clock, metrics: m, byURL: make(map[string]*issuer),
-		blocks: newBlocklist(cfg.BlockedKeys), uses: newUses(maxUses),
+		uses: newUses(maxUses),
 	}
+	blocks := newBlocklist(cfg.BlockedKeys)
 	for _, c := range cfg.Issuers {
 		is := &issuer{
 			Issuer: c, clock: cfg.Clock, log: cfg.Logger, metrics: m,
-			early: newEarly(c.Refresh), blocks: v.blocks, cacheDir: cfg.CacheDir,
+			early: newEarly(c.Refresh), blocks: blocks, cacheDir: cfg.CacheDir,
 		}
 		if err := is.useStatic(); err != nil {
 			return nil, fmt.Errorf("oidc: issuer %q: %w", c.Name, err)
@@ -103,7 +103,7 @@ func (v *Verifier) Ready() []IssuerStatus {
 // Verify returns the identity that a token vouches for. It does no I/O, but may
 // wait up to two seconds for a refresh of keys, if no known key verifies the
 // token. Every error is a [*ca.Refusal]: of kind invalid when the token can never
-// succeed, denied when an administrator or the configuration turns it away,
+// succeed, denied when the configuration turns it away,
 // exhausted when it was used too often, unavailable when the issuer's keys are
 // missing or too old.
 func (v *Verifier) Verify(ctx context.Context, raw string) (ca.Identity, error) {
@@ -132,9 +132,6 @@ func (v *Verifier) verify(ctx context.Context, raw string) (id ca.Identity, name
 	}
 	if t.foreignKeys > 0 {
 		v.metrics.foreign.WithLabelValues(is.Name).Inc()
-	}
-	if is.disabled.Load() {
-		return id, is.Name, ca.Refuse(ca.KindDenied, ca.ReasonIssuerDisabled, "issuer %s is disabled", is.Name)
 	}
 	now := v.clock()
 	if id, r = is.verify(ctx, t, now); r == nil {

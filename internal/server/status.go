@@ -114,7 +114,6 @@ var answers = map[ca.Reason]answer{
 	ca.ReasonIdpKeysStale:    unavailable.saying("The keys of the identity provider are not available"),
 	ca.ReasonKeyIssuer:       badToken,
 	ca.ReasonKeyBlocked:      badToken,
-	ca.ReasonIssuerDisabled:  {http: 403, code: codes.PermissionDenied, message: textDenied},
 	ca.ReasonTokenReused:     badToken,
 	ca.ReasonTokenQuota:      {http: 429, code: codes.ResourceExhausted, message: "The identity token was used too often", retry: time.Minute},
 	ca.ReasonGuest:           {http: 403, code: codes.PermissionDenied, message: textDenied},
