@@ -18,24 +18,28 @@ import (
 // convertHint is the way out of every encryption that is refused here.
 const convertHint = "convert it with openssl pkcs8 -topk8 -v2 aes-256-cbc -v2prf hmacWithSHA256 -in OLD.pem -out NEW.pem"
 
-// readPassphrase reads a passphrase. Editors and echo end files with a newline;
-// openssl's -pass file: drops it as well.
-func readPassphrase(path string) ([]byte, error) {
-	text, err := readSecret("passphrase file", path, maxPassphraseFile)
+// ReadSecretLine reads a passphrase or PIN: the only line of a file that nobody
+// but its owner may reach. what names the file in errors. Editors and echo end
+// files with a newline; openssl's -pass file: drops it as well. The caller clears
+// what it gets.
+func ReadSecretLine(what, path string) ([]byte, error) {
+	text, err := readSecret(what, path, maxPassphraseFile)
 	if err != nil {
 		return nil, err
 	}
-	text = bytes.TrimSuffix(text, []byte("\n"))
-	text = bytes.TrimSuffix(text, []byte("\r"))
-	if len(text) == 0 {
-		return nil, fmt.Errorf("passphrase file %s is empty", path)
-	}
-	if bytes.IndexByte(text, '\n') >= 0 {
+	line := bytes.TrimSuffix(text, []byte("\n"))
+	line = bytes.TrimSuffix(line, []byte("\r"))
+	switch {
+	case len(line) == 0:
+		return nil, fmt.Errorf("%s %s is empty", what, path)
+	case bytes.IndexByte(line, '\n') >= 0:
 		clear(text)
-		return nil, fmt.Errorf("passphrase file %s has more than one line", path)
+		return nil, fmt.Errorf("%s %s has more than one line", what, path)
 	}
-	return text, nil
+	return line, nil
 }
+
+func readPassphrase(path string) ([]byte, error) { return ReadSecretLine("passphrase file", path) }
 
 // parseKey returns the one private key in a PEM text.
 func parseKey(text, passphrase []byte) (crypto.Signer, error) {
