@@ -80,6 +80,16 @@ func New(cfg Config) (*Authority, error) {
 		}
 		a.profiles[p.Name] = p
 	}
+	for _, c := range a.chains {
+		for _, p := range a.profiles {
+			if err := p.agrees(c); err != nil {
+				return nil, fmt.Errorf("ca: %w", err)
+			}
+		}
+	}
+	if _, err := a.Rehearse(); err != nil {
+		return nil, fmt.Errorf("ca: %w", err)
+	}
 	var err error
 	if a.metrics, err = newMetrics(cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("ca: registering metrics: %w", err)
@@ -179,7 +189,7 @@ func (a *Authority) prepare(ctx context.Context, r Request) (Decision, *draft, t
 	if err := judge(first, d, r.Identity); err != nil {
 		return decision, nil, tbs{}, Refuse(KindInternal, ReasonProfileViolation, "judging the certificate: %w", err)
 	}
-	if d.chain.twin != nil {
+	if d.chain.constrained {
 		if err := d.chain.twin.verify(d); err != nil {
 			return decision, nil, tbs{}, fmt.Errorf("rehearsing under the chain's name constraints: %w", err)
 		}
@@ -230,6 +240,7 @@ func (a *Authority) draft(r Request, decision Decision) (*draft, error) {
 	return &draft{
 		serial: newSerial(), chain: chain, notBefore: notBefore, notAfter: notAfter,
 		key: r.Key, san: decision.SAN, extensions: extensions, logged: a.log != nil,
+		policies: profile.Policies, noRevAvail: profile.NoRevAvail,
 	}, nil
 }
 

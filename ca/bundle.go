@@ -28,7 +28,8 @@ func (c Certificate) SCT() SCT { return c.sct }
 
 // TrustBundle returns the published chains of an authority at the present time,
 // the signing one first, the others by activation, latest first. Retired chains
-// stay until they are removed: signatures made under them must verify.
+// stay until they are removed: signatures made under them must verify. Each is
+// followed by its cross-signed paths, as chains of the same name.
 func (a *Authority) TrustBundle(authority string) []*Chain {
 	now := a.clock()
 	var bundle []*Chain
@@ -46,7 +47,11 @@ func (a *Authority) TrustBundle(authority string) []*Chain {
 		}
 		return y.activate.Compare(x.activate)
 	})
-	return bundle
+	withCross := make([]*Chain, 0, len(bundle))
+	for _, c := range bundle {
+		withCross = append(append(withCross, c), c.crossSigned...)
+	}
+	return withCross
 }
 
 // Ready reports why no certificate could be issued now: the chain that signs by

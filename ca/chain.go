@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -34,10 +35,27 @@ type ChainConfig struct {
 	Certificates []*x509.Certificate
 	// Signer holds the issuing certificate's key.
 	Signer Signer
+	// CrossSigned are further paths for the same issuing key and subject, each
+	// with its root last, for verifiers who trust another root. They are
+	// published right after the chain's own path, and used for nothing else.
+	CrossSigned [][]*x509.Certificate
 	// PublishFrom is when the chain enters the trust bundle, Activate when it
 	// starts to sign, Retire when it stops. Zero means always, always, never.
 	PublishFrom, Activate, Retire time.Time
+	// MinLead is how long the chain must have been published before it signs; 0
+	// means [DefaultMinLead]. [New] refuses to follow an Authority with a chain
+	// that would sign sooner, unless Emergency.
+	MinLead   time.Duration
+	Emergency bool
+	// CAIssuersURL is where the issuing certificate can be fetched, CRLURL where
+	// its revocation list can; both http or https. They go into certificates
+	// (authority information access, CRL distribution points); empty leaves the
+	// extension out.
+	CAIssuersURL, CRLURL string
 }
+
+// DefaultMinLead gives clients a day to fetch the trust bundle.
+const DefaultMinLead = 24 * time.Hour
 
 // Chain is an issuing certificate with its key and the path to its root,
 // checked once. It is immutable.
@@ -48,14 +66,21 @@ type Chain struct {
 	pems                          []string
 	signer                        Signer
 	publishFrom, activate, retire time.Time
+	minLead                       time.Duration
+	emergency                     bool
+	caIssuersURL, crlURL          string
+	// crossSigned are the further paths, for publication: they never sign.
+	crossSigned []*Chain
 	// notBefore and notAfter bound what every certificate of the chain allows.
 	notBefore, notAfter time.Time
 	issuerKeyHash       [32]byte
 	hash                crypto.Hash
 	algorithm           x509.SignatureAlgorithm
 	signatureAlgorithm  []byte // DER of algorithm
-	// twin judges names against the chain's constraints; nil when it has none.
-	twin *twin
+	// twin makes rehearsals and, when constrained, judges every name. Paths
+	// that never sign have none.
+	twin        *twin
+	constrained bool
 }
 
 // ParseChain reads certificates from PEM, issuing certificate first and root
@@ -104,9 +129,11 @@ func NewChain(cfg ChainConfig, now time.Time) (*Chain, error) {
 	c := &Chain{
 		name: cfg.Name, authority: cfg.Authority, certificates: slices.Clone(cfg.Certificates), signer: cfg.Signer,
 		publishFrom: cfg.PublishFrom, activate: cfg.Activate, retire: cfg.Retire,
+		minLead: cfg.MinLead, emergency: cfg.Emergency, caIssuersURL: cfg.CAIssuersURL, crlURL: cfg.CRLURL,
 	}
-	if c.authority == "" {
-		c.authority = DefaultName
+	c.authority = orDefault(c.authority)
+	if c.minLead == 0 {
+		c.minLead = DefaultMinLead
 	}
 	if err := c.check(now); err != nil {
 		return nil, fmt.Errorf("chain %q: %w", c.name, err)
@@ -114,12 +141,18 @@ func NewChain(cfg ChainConfig, now time.Time) (*Chain, error) {
 	if err := c.complete(); err != nil {
 		return nil, fmt.Errorf("chain %q: %w", c.name, err)
 	}
-	if constrained(c.certificates) {
-		var err error
-		if c.twin, err = newTwin(c.certificates); err != nil {
-			return nil, fmt.Errorf("chain %q: %w", c.name, err)
+	for i, path := range cfg.CrossSigned {
+		cross, err := c.cross(path, now)
+		if err != nil {
+			return nil, fmt.Errorf("chain %q: cross-signed path %d: %w", c.name, i+1, err)
 		}
+		c.crossSigned = append(c.crossSigned, cross)
 	}
+	var err error
+	if c.twin, err = newTwin(c.certificates); err != nil {
+		return nil, fmt.Errorf("chain %q: %w", c.name, err)
+	}
+	c.constrained = constrained(c.certificates)
 	return c, nil
 }
 
@@ -151,7 +184,7 @@ func (c *Chain) complete() error {
 // check inspects the certificates and looks at what the configuration says
 // about them.
 func (c *Chain) check(now time.Time) error {
-	in := &inspection{certs: c.certificates, now: now, retired: !c.retire.IsZero() && !c.retire.After(now)}
+	in := &inspection{certs: c.certificates, now: now, retired: c.retiredAt(now)}
 	var public crypto.PublicKey
 	if c.signer != nil {
 		public = c.signer.Public()
@@ -166,7 +199,51 @@ func (c *Chain) check(now time.Time) error {
 	if c.publishFrom.After(c.activate) && !c.publishFrom.IsZero() {
 		errs = append(errs, errors.New("signs before it is published"))
 	}
-	return errors.Join(errs...)
+	if c.minLead < 0 {
+		errs = append(errs, fmt.Errorf("its min_lead of %v is negative", c.minLead))
+	}
+	return errors.Join(append(errs, checkURL("ca_issuers_url", c.caIssuersURL), checkURL("crl_url", c.crlURL))...)
+}
+
+// cross returns a further path as a chain that is published and never signs.
+// Who trusts its root must come to the same issuing key, by the same name and
+// key identifier, or will not find it.
+func (c *Chain) cross(path []*x509.Certificate, now time.Time) (*Chain, error) {
+	in := &inspection{certs: path, now: now, retired: c.retiredAt(now)}
+	if err := problems(in.run(c.issuing().PublicKey, false)); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(path[0].RawSubject, c.issuing().RawSubject) || !bytes.Equal(path[0].SubjectKeyId, c.issuing().SubjectKeyId) {
+		return nil, fmt.Errorf("its first certificate (%s) has another subject or key identifier than the chain's (%s)", subjectOf(path[0]), subjectOf(c.issuing()))
+	}
+	for _, other := range append([]*Chain{c}, c.crossSigned...) {
+		if slices.EqualFunc(path, other.certificates, (*x509.Certificate).Equal) {
+			return nil, errors.New("it is a path that is there already; leave one of them out")
+		}
+	}
+	further := &Chain{
+		name: c.name, authority: c.authority, certificates: slices.Clone(path),
+		publishFrom: c.publishFrom, activate: c.activate, retire: c.retire,
+	}
+	return further, further.complete()
+}
+
+// maxURLInCertificate bounds what every certificate carries.
+const maxURLInCertificate = 256
+
+// checkURL accepts what RFC 5280, Sections 4.2.2.1 and 4.2.1.13, let clients
+// fetch without a directory, as every parser of certificates reads it back.
+func checkURL(what, s string) error {
+	if s == "" {
+		return nil
+	}
+	u, err := url.Parse(s)
+	if err != nil || len(s) > maxURLInCertificate || u.String() != s || u.Host == "" || u.User != nil || u.Fragment != "" ||
+		u.Scheme != "http" && u.Scheme != "https" ||
+		strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return fmt.Errorf("its %s %q is no http or https URL of at most %d printable characters", what, s, maxURLInCertificate)
+	}
+	return nil
 }
 
 // Name returns the chain's name in the configuration.
@@ -185,13 +262,16 @@ func (c *Chain) PEM() []string { return slices.Clone(c.pems) }
 func (c *Chain) Demo() bool {
 	return slices.ContainsFunc(c.certificates, func(cert *x509.Certificate) bool {
 		return slices.Contains(cert.Subject.Organization, DemoOrganization)
-	})
+	}) || slices.ContainsFunc(c.crossSigned, (*Chain).Demo)
 }
 
 // PublishFrom returns when the chain enters the trust bundle; zero means always.
 func (c *Chain) PublishFrom() time.Time { return c.publishFrom }
 
 func (c *Chain) issuing() *x509.Certificate { return c.certificates[0] }
+
+// retiredAt reports that the chain never signs again.
+func (c *Chain) retiredAt(now time.Time) bool { return !c.retire.IsZero() && !now.Before(c.retire) }
 
 func (c *Chain) published(now time.Time) bool { return !now.Before(c.publishFrom) }
 
@@ -209,7 +289,7 @@ func signing(chains []*Chain, authority string, now time.Time) (*Chain, error) {
 	if best == nil {
 		return nil, Refuse(KindUnavailable, ReasonNoActiveChain, "authority %q has no active chain", authority)
 	}
-	if !best.retire.IsZero() && !now.Before(best.retire) {
+	if best.retiredAt(now) {
 		return nil, Refuse(KindUnavailable, ReasonNoActiveChain, "chain %q retired at %v", best.name, best.retire)
 	}
 	return best, nil

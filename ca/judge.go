@@ -130,6 +130,17 @@ func judgeExtensions(cert *x509.Certificate, d *draft, id Identity) error {
 		value    string // of a 57264.1 extension
 	}
 	want := []slot{{oidKeyUsage, true, ""}, {oidExtKeyUsage, false, ""}, {oidSKI, false, ""}, {oidAKI, false, ""}, {oidSAN, true, ""}}
+	for _, optional := range []struct {
+		wanted bool
+		oid    asn1.ObjectIdentifier
+	}{
+		{d.chain.caIssuersURL != "", oidAIA}, {len(d.policies) > 0, oidPolicies},
+		{d.chain.crlURL != "", oidCRLPoints}, {d.noRevAvail, oidNoRevAvail},
+	} {
+		if optional.wanted {
+			want = append(want, slot{optional.oid, false, ""})
+		}
+	}
 	for _, e := range d.extensions {
 		want = append(want, slot{oidFulcio(e.Number), false, e.Value})
 	}
@@ -148,14 +159,34 @@ func judgeExtensions(cert *x509.Certificate, d *draft, id Identity) error {
 			return fmt.Errorf("extension %v: %w", got.Id, err)
 		}
 	}
-	return judgeIdentity(d.extensions, id)
+	return errors.Join(judgeIdentity(d.extensions, id), judgeOptional(cert, d))
+}
+
+// judgeOptional compares what chain and profile asked for with what crypto/x509
+// reads.
+func judgeOptional(cert *x509.Certificate, d *draft) error {
+	one := func(url string) []string {
+		if url == "" {
+			return nil
+		}
+		return []string{url}
+	}
+	switch {
+	case !slices.Equal(cert.IssuingCertificateURL, one(d.chain.caIssuersURL)) || len(cert.OCSPServer) > 0:
+		return errors.New("authority information access differs")
+	case !slices.Equal(cert.CRLDistributionPoints, one(d.chain.crlURL)):
+		return errors.New("CRL distribution points differ")
+	case !slices.EqualFunc(cert.Policies, d.policies, x509.OID.Equal):
+		return errors.New("certificate policies differ")
+	}
+	return nil
 }
 
 func judgeValue(e pkix.Extension, want string) error {
 	switch n := fulcioNumber(e.Id); {
-	case e.Id.Equal(oidPoison):
+	case e.Id.Equal(oidPoison) || e.Id.Equal(oidNoRevAvail):
 		if !bytes.Equal(e.Value, asn1.NullBytes) {
-			return errors.New("poison is not NULL")
+			return errors.New("value is not NULL")
 		}
 	case n == 0:
 	case n <= extLastRaw:

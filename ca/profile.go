@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"crypto/x509"
 	"fmt"
 	"slices"
 	"time"
@@ -33,7 +34,16 @@ type Profile struct {
 	Backdate time.Duration
 	// Keys are the client keys that are accepted; empty means all known kinds.
 	Keys []KeyKind
+	// Policies are the certificate policies (RFC 5280, Section 4.2.1.4) that a
+	// certificate is issued under; empty leaves the extension out.
+	Policies []x509.OID
+	// NoRevAvail says in the certificate that no revocation information will
+	// ever be published for it (RFC 9608), so that verifiers need not look.
+	NoRevAvail bool
 }
+
+// maxPolicies is more than any PKI gives to one certificate.
+const maxPolicies = 8
 
 // DefaultProfile is ten minutes for any kind of key that Mayfly accepts.
 func DefaultProfile() Profile {
@@ -48,6 +58,29 @@ func (p Profile) check() error {
 		return fmt.Errorf("profile %q: lifetime %v is not between %v and %v", p.Name, p.Lifetime, MinLifetime, MaxLifetime)
 	case p.Backdate < 0 || p.Backdate > MaxBackdate || p.Backdate >= p.Lifetime:
 		return fmt.Errorf("profile %q: backdate %v is not between 0 and %v and below the lifetime", p.Name, p.Backdate, MaxBackdate)
+	case len(p.Policies) > maxPolicies:
+		return fmt.Errorf("profile %q: %d certificate policies, more than %d", p.Name, len(p.Policies), maxPolicies)
+	}
+	for i, policy := range p.Policies {
+		// RFC 5280, Section 4.2.1.4: "A certificate policy OID MUST NOT appear
+		// more than once in a certificate policies extension."
+		if slices.ContainsFunc(p.Policies[:i], policy.Equal) {
+			return fmt.Errorf("profile %q: certificate policy %v twice", p.Name, policy)
+		}
+		if der, err := policy.MarshalBinary(); err != nil || len(der) == 0 {
+			return fmt.Errorf("profile %q: certificate policy %d is no object identifier", p.Name, i+1)
+		}
+	}
+	return nil
+}
+
+// agrees refuses a certificate that would say that no revocation information
+// exists and where to find it. RFC 9608, Section 3: a certificate with
+// noRevAvail "MUST NOT include" CRL distribution points, freshest CRLs or the
+// address of an OCSP responder.
+func (p Profile) agrees(c *Chain) error {
+	if p.NoRevAvail && c.crlURL != "" {
+		return fmt.Errorf("profile %q says that there is no revocation information, and chain %q names a revocation list; remove one of them", p.Name, c.name)
 	}
 	return nil
 }

@@ -18,6 +18,11 @@ var (
 	oidSKI         = encodingasn1.ObjectIdentifier{2, 5, 29, 14}
 	oidAKI         = encodingasn1.ObjectIdentifier{2, 5, 29, 35}
 	oidSAN         = encodingasn1.ObjectIdentifier{2, 5, 29, 17}
+	oidAIA         = encodingasn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 1}
+	oidCAIssuers   = encodingasn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 2}
+	oidPolicies    = encodingasn1.ObjectIdentifier{2, 5, 29, 32}
+	oidCRLPoints   = encodingasn1.ObjectIdentifier{2, 5, 29, 31}
+	oidNoRevAvail  = encodingasn1.ObjectIdentifier{2, 5, 29, 56} // RFC 9608, Section 2
 	oidCodeSigning = encodingasn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 3}
 	// RFC 6962, Sections 3.1 and 3.3.
 	oidPoison  = encodingasn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 3}
@@ -53,6 +58,9 @@ type draft struct {
 	key                 ProvenKey
 	san                 SAN
 	extensions          []Extension // all of 57264.1, ascending
+	// policies and noRevAvail come from the profile.
+	policies   []x509.OID
+	noRevAvail bool
 	// logged says that a precertificate, with poison, comes first.
 	logged bool
 }
@@ -136,7 +144,9 @@ func addTime(b *cryptobyte.Builder, t time.Time) {
 }
 
 // encodeExtensions writes the extensions in Fulcio's order: key usage, extended
-// key usage, the two key identifiers, the name, then 57264.1 ascending.
+// key usage, the two key identifiers, the name, then 57264.1 ascending. What
+// Fulcio does not have stands between name and 57264.1, and is not there unless
+// the configuration asks for it.
 func (d *draft) encodeExtensions() ([]byte, error) {
 	var b cryptobyte.Builder
 	addExtension(&b, oidKeyUsage, true, func(b *cryptobyte.Builder) {
@@ -161,6 +171,7 @@ func (d *draft) encodeExtensions() ([]byte, error) {
 	addExtension(&b, oidSAN, true, func(b *cryptobyte.Builder) {
 		b.AddASN1(asn1.SEQUENCE, d.san.addTo)
 	})
+	d.addOptional(&b)
 	for _, e := range d.extensions {
 		addExtension(&b, oidFulcio(e.Number), false, func(b *cryptobyte.Builder) {
 			if e.Number <= extLastRaw {
@@ -171,6 +182,64 @@ func (d *draft) encodeExtensions() ([]byte, error) {
 		})
 	}
 	return b.Bytes()
+}
+
+// addOptional writes what chain and profile ask for:
+//
+//	AuthorityInfoAccessSyntax ::= SEQUENCE OF SEQUENCE { accessMethod OBJECT IDENTIFIER, accessLocation GeneralName }
+//	certificatePolicies ::= SEQUENCE OF SEQUENCE { policyIdentifier OBJECT IDENTIFIER, ... }
+//	CRLDistributionPoints ::= SEQUENCE OF SEQUENCE { distributionPoint [0] { fullName [0] GeneralNames }, ... }
+//	noRevAvail ::= NULL
+//
+// RFC 5280, Sections 4.2.2.1, 4.2.1.4 and 4.2.1.13, RFC 9608, Section 2. None of
+// them is critical: a verifier that does not know one loses nothing.
+func (d *draft) addOptional(b *cryptobyte.Builder) {
+	if url := d.chain.caIssuersURL; url != "" {
+		addExtension(b, oidAIA, false, func(b *cryptobyte.Builder) {
+			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+					b.AddASN1ObjectIdentifier(oidCAIssuers)
+					b.AddASN1(tagURI, func(b *cryptobyte.Builder) { b.AddBytes([]byte(url)) })
+				})
+			})
+		})
+	}
+	if len(d.policies) > 0 {
+		addExtension(b, oidPolicies, false, func(b *cryptobyte.Builder) {
+			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				for _, policy := range d.policies {
+					b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { addOID(b, policy) })
+				}
+			})
+		})
+	}
+	if url := d.chain.crlURL; url != "" {
+		addExtension(b, oidCRLPoints, false, func(b *cryptobyte.Builder) {
+			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+					name := asn1.Tag(0).ContextSpecific().Constructed()
+					b.AddASN1(name, func(b *cryptobyte.Builder) {
+						b.AddASN1(name, func(b *cryptobyte.Builder) {
+							b.AddASN1(tagURI, func(b *cryptobyte.Builder) { b.AddBytes([]byte(url)) })
+						})
+					})
+				})
+			})
+		})
+	}
+	if d.noRevAvail {
+		addExtension(b, oidNoRevAvail, false, func(b *cryptobyte.Builder) { b.AddASN1NULL() })
+	}
+}
+
+// addOID writes an object identifier whose arcs may be larger than an int.
+func addOID(b *cryptobyte.Builder, oid x509.OID) {
+	der, err := oid.MarshalBinary()
+	if err != nil {
+		b.SetError(fmt.Errorf("encoding object identifier: %w", err))
+		return
+	}
+	b.AddASN1(asn1.OBJECT_IDENTIFIER, func(b *cryptobyte.Builder) { b.AddBytes(der) })
 }
 
 // addTo writes the name as a GeneralName:

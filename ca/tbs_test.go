@@ -8,6 +8,7 @@ import (
 	"encoding/asn1"
 	"math/big"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +35,7 @@ func stdTemplate(t testing.TB, d *draft, last ...pkix.Extension) *x509.Certifica
 	case SANUsername:
 		template.ExtraExtensions = append(template.ExtraExtensions, usernameExtension(t, d.san.value))
 	}
+	template.ExtraExtensions = append(template.ExtraExtensions, optionalExtensions(t, d)...)
 	for _, e := range d.extensions {
 		value := []byte(e.Value)
 		if e.Number > extLastRaw {
@@ -46,6 +48,55 @@ func stdTemplate(t testing.TB, d *draft, last ...pkix.Extension) *x509.Certifica
 	}
 	template.ExtraExtensions = append(template.ExtraExtensions, last...)
 	return template
+}
+
+// optionalExtensions encodes with encoding/asn1 what chain and profile ask for.
+// crypto/x509 could write most of it by itself, but before the name.
+func optionalExtensions(t testing.TB, d *draft) (list []pkix.Extension) {
+	t.Helper()
+	add := func(oid asn1.ObjectIdentifier, v any) {
+		der, err := asn1.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, pkix.Extension{Id: oid, Value: der})
+	}
+	uri := func(s string) asn1.RawValue { return asn1.RawValue{Class: 2, Tag: 6, Bytes: []byte(s)} }
+	if u := d.chain.caIssuersURL; u != "" {
+		type access struct {
+			Method   asn1.ObjectIdentifier
+			Location asn1.RawValue
+		}
+		add(oidAIA, []access{{oidCAIssuers, uri(u)}})
+	}
+	if len(d.policies) > 0 {
+		var all [][]asn1.ObjectIdentifier
+		for _, p := range d.policies {
+			var oid asn1.ObjectIdentifier
+			for arc := range strings.SplitSeq(p.String(), ".") {
+				n, err := strconv.Atoi(arc)
+				if err != nil {
+					t.Fatal(err)
+				}
+				oid = append(oid, n)
+			}
+			all = append(all, []asn1.ObjectIdentifier{oid})
+		}
+		add(oidPolicies, all)
+	}
+	if u := d.chain.crlURL; u != "" {
+		type pointName struct {
+			Full []asn1.RawValue `asn1:"optional,tag:0"`
+		}
+		type point struct {
+			Name pointName `asn1:"optional,tag:0"`
+		}
+		add(oidCRLPoints, []point{{pointName{[]asn1.RawValue{uri(u)}}}})
+	}
+	if d.noRevAvail {
+		add(oidNoRevAvail, asn1.NullRawValue)
+	}
+	return list
 }
 
 // usernameExtension encodes Fulcio's otherName with encoding/asn1.
@@ -98,6 +149,8 @@ func FuzzEncoder(f *testing.F) {
 	f.Add([]byte{0x01}, "https://kc.corp.example/realms/eng", "alice", "alice@corp.example", "push", int64(1795339815), uint16(600))
 	f.Add([]byte{0x7f}, "https://a.example", "s\"u|b/é", "https://ci.corp.example/job/x%20y", "", int64(2524607999), uint16(60))
 	f.Add([]byte{0x20}, "https://kc.corp.example", "1234", "alice!corp.example", "push", int64(1795339815), uint16(600))
+	f.Add([]byte{0x02}, "https://a.example", "b", "https://ci.corp.example/a", "", int64(1795339815), uint16(600*15+60))
+	f.Add([]byte{0x03}, "https://a.example", "b", "alice!corp.example", "", int64(1795339815), uint16(600*15+60))
 	f.Add([]byte{0x40, 0}, "x", "y", "spiffe://corp.example/w", "\x00\xff", int64(2524608000), uint16(1))
 	client := p256(f)
 	chain := newPKI(f, p256(f), func(root, inter *x509.Certificate) {
@@ -125,6 +178,7 @@ func FuzzEncoder(f *testing.F) {
 		}
 		d.serial = newSerial()
 		copy(d.serial[1:], serial)
+		withOptional(t, d, int(seconds)/600)
 		if d.extensions, err = fulcioExtensions([]Extension{{2, raw}, {12, subject}, {23, issuer}}, id); err != nil {
 			t.Fatal(err)
 		}
@@ -150,6 +204,32 @@ func FuzzEncoder(f *testing.F) {
 			t.Fatalf("the judge refuses what the standard library agrees with: %v", err)
 		}
 	})
+}
+
+// withOptional asks for the optional extensions that the bits of which name.
+func withOptional(t testing.TB, d *draft, which int) {
+	t.Helper()
+	copied := *d.chain
+	if which&1 != 0 {
+		copied.caIssuersURL = "http://pki.corp.example/issuing.cer"
+	}
+	if which&2 != 0 {
+		copied.crlURL = "http://pki.corp.example/issuing.crl?delta=no"
+	}
+	if which&4 != 0 {
+		d.policies = []x509.OID{mustOID(t, "1.3.6.1.4.1.55555.1.2"), mustOID(t, "2.16.840.1.101.3.2.1.3.1")}
+	}
+	d.noRevAvail = which&8 != 0
+	d.chain = &copied
+}
+
+func mustOID(t testing.TB, s string) x509.OID {
+	t.Helper()
+	oid, err := x509.ParseOID(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return oid
 }
 
 // FuzzSCTList embeds arbitrary bytes as an SCT and finds exactly them again.
@@ -226,6 +306,10 @@ func TestJudgeFindsEveryDifference(t *testing.T) {
 		"missing extension":    func(d *draft) { d.extensions = d.extensions[:3] },
 		"additional extension": func(d *draft) { d.extensions = append(d.extensions, Extension{25, "x"}) },
 		"value":                func(d *draft) { d.extensions[2].Value = "https://git.corp.example/y" },
+		"CA issuers":           func(d *draft) { withOptional(t, d, 1) },
+		"revocation list":      func(d *draft) { withOptional(t, d, 2) },
+		"policies":             func(d *draft) { withOptional(t, d, 4) },
+		"no revocation":        func(d *draft) { withOptional(t, d, 8) },
 		"order":                func(d *draft) { d.extensions[0], d.extensions[1] = d.extensions[1], d.extensions[0] },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -180,7 +180,7 @@ func (t *twin) rehearse(p Profile, kind SANKind, at time.Time) (*x509.Certificat
 	for _, san := range t.names(kind) {
 		d := &draft{
 			serial: newSerial(), chain: t.chain, notBefore: notBefore, notAfter: notAfter,
-			key: key, san: san, extensions: extensions,
+			key: key, san: san, extensions: extensions, policies: p.Policies, noRevAvail: p.NoRevAvail,
 		}
 		if refused = t.verify(d); refused == nil {
 			return t.issue(d)
@@ -246,27 +246,4 @@ func hostUnder(permitted string) string {
 		return "rehearsal" + permitted
 	}
 	return permitted
-}
-
-// rehearsal has the twin issue and verify one certificate of each kind of name.
-func (in *inspection) rehearsal() {
-	t, err := newTwin(in.certs)
-	if err != nil {
-		in.add(CheckRehearsal, Problem, "%v", err)
-		return
-	}
-	if t.chain.notAfter.Sub(t.chain.notBefore) < MaxLifetime {
-		in.add(CheckRehearsal, Problem, "the certificates are never all valid for ten minutes together")
-		return
-	}
-	for _, kind := range []SANKind{SANEmail, SANURI, SANUsername} {
-		_, err := t.rehearse(DefaultProfile(), kind, in.now)
-		if r, ok := errors.AsType[*Refusal](err); ok && r.Reason == ReasonNameNotPermitted {
-			in.add(CheckRehearsal, Warning, "no certificate with a name of kind %s was permitted: %v", kind, r.Err)
-			continue
-		}
-		if err != nil {
-			in.add(CheckRehearsal, Problem, "a certificate with a name of kind %s would not verify: %v", kind, err)
-		}
-	}
 }
