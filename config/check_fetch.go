@@ -65,6 +65,7 @@ func (c *checker) nothingFetched(at string, is Issuer) {
 		{"proxy", is.Proxy != ""},
 		{"allow_loopback", len(is.AllowLoopback) > 0},
 		{"refresh", c.given(join(at, "refresh"))},
+		{"refresh_only_on_schedule", is.RefreshOnlyOnSchedule},
 		{"max_stale", c.given(join(at, "max_stale"))},
 	} {
 		if k.given {

@@ -100,6 +100,7 @@ func (c *checker) issuerToken(at string, is Issuer) {
 	c.unique(join(at, "extra_audiences"), is.ExtraAudiences)
 	c.unique(join(at, "authorized_parties"), is.AuthorizedParties)
 	c.unique(join(at, "trusted_claims"), is.TrustedClaims)
+	c.scopes(at, is)
 	if key := join(at, "accept"); c.given(key) {
 		c.word(key, is.Accept, tokenKinds)
 	}
@@ -119,6 +120,21 @@ func (c *checker) issuerToken(at string, is Issuer) {
 			c.bad(key, "%d is out of bounds; write a number from 1 to %d, or remove the key for any number", n, maxQuota)
 		case n > 1 && is.OneTimeTokens:
 			c.bad(key, "one_time_tokens gives one certificate per token; remove one of the two keys")
+		}
+	}
+}
+
+// scopes obeys RFC 6749, Section 3.3: "scope-token = 1*( %x21 / %x23-5B /
+// %x5D-7E )". With a space in it an entry would be two scopes, and never granted.
+func (c *checker) scopes(at string, is Issuer) {
+	list := join(at, "required_scopes")
+	if len(is.RequiredScopes) > 0 && is.Accept != AcceptAccessToken {
+		c.bad(list, "only access tokens have scopes; write accept: access_token, or remove this key")
+	}
+	c.unique(list, is.RequiredScopes)
+	for i, s := range is.RequiredScopes {
+		if strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }) {
+			c.bad(index(list, i), "%q is no scope; write each by itself, without spaces and quotes", clip(s))
 		}
 	}
 }

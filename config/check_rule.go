@@ -18,6 +18,9 @@ const (
 func (c *checker) issuerPolicy(at string, is Issuer) {
 	allow, san := join(at, "allow"), join(at, "san")
 	rules := c.given(join(at, "rules"))
+	if is.Allow != "" && len(is.TrustedClaims) > 0 {
+		c.bad(join(at, "trusted_claims"), "allow makes names of the verified email or the sub, and trusts no other claim; write rules instead of allow, or remove this key")
+	}
 	switch {
 	case rules && is.Allow != "":
 		c.bad(allow, "rules and allow exclude each other; remove one of them")

@@ -62,7 +62,12 @@ func TestLoadRefusesUnsafeProviders(t *testing.T) {
 		{"thumbprint in hex", name, with("blocked_keys: [" + strings.Repeat("ab", 32) + "]"), 7, "issuers[0].blocked_keys[0]", "43 characters"},
 		{"thumbprint of another spelling", name, with("blocked_keys: [" + thumbprint[:42] + "t]"), 7, "issuers[0].blocked_keys[0]", "43 characters"},
 		{"same thumbprint", name, with("blocked_keys: [" + thumbprint + ", " + thumbprint + "]"), 7, "issuers[0].blocked_keys[1]", "given before"},
-		{"trusted claim twice", name, with("trusted_claims: [email, email]"), 7, "issuers[0].trusted_claims[1]", "given before"},
+		{"trusted claim of a short form", name, with("trusted_claims: [email]"), 7, "issuers[0].trusted_claims", "write rules instead"},
+		{"scopes of ID tokens", name, with("required_scopes: [sign]"), 7, "issuers[0].required_scopes", "accept: access_token"},
+		{"two scopes in one", name, with("accept: access_token\n    required_scopes: [sign mail]"), 8, "issuers[0].required_scopes[0]", "each by itself"},
+		{"scope twice", name, with("accept: access_token\n    required_scopes: [sign, sign]"), 8, "issuers[0].required_scopes[1]", "given before"},
+		{"scope of nothing", name, with("accept: access_token\n    required_scopes: [\"\"]"), 8, "issuers[0].required_scopes[0]", "empty"},
+		{"keys in a file on schedule", name, with("jwks_file: keys.json\n    refresh_only_on_schedule: true"), 8, "issuers[0].refresh_only_on_schedule", "nothing is fetched"},
 		{"user name domain in capitals", "email_domains: [corp.example]", "email_domains: [corp.example]\n      username_domains: [Corp.example]", 13, "issuers[0].may_issue.username_domains[0]", "in lower case"},
 		{"user name domain with a wildcard", "email_domains: [corp.example]", "email_domains: [corp.example]\n      username_domains: [\"*.corp.example\"]", 13, "issuers[0].may_issue.username_domains[0]", "in lower case"},
 	})
@@ -85,6 +90,7 @@ func TestLoadRefusesUnsafeRules(t *testing.T) {
 	testRefusals(t, []refusal{
 		{"rules and allow", "    san: email\n", ruled("{name: a, san: x}"), 9, "issuers[0].allow", "exclude each other"},
 		{"rules and a name beside them", "    allow: all\n", ruled("{name: a, san: x}"), 11, "issuers[0].san", "its own san"},
+		{"trusted claim twice", allowAll, "    trusted_claims: [email, email]\n" + ruled("{name: a, san: x}"), 9, "issuers[0].trusted_claims[1]", "given before"},
 		{"no rules", allowAll, "    rules: []\n", 9, "issuers[0].rules", "lets nobody in"},
 		{"allow without a name", "    san: email\n", "    preset: keycloak\n", 6, "issuers[0].san", "required with allow"},
 		{"name without allow", "    allow: all\n", "    preset: keycloak\n", 6, "issuers[0].allow", "required without rules"},

@@ -38,6 +38,9 @@ type Issuer struct {
 	// AuthorizedParties are the accepted values of azp, the client that the
 	// token was made for; default the audiences.
 	AuthorizedParties []string `yaml:"authorized_parties,omitempty"`
+	// RequiredScopes must all be granted to an access token (scope or scp);
+	// default none. Only with accept access_token: ID tokens have no scopes.
+	RequiredScopes []string `yaml:"required_scopes,omitempty"`
 	// Algorithms are the accepted signature algorithms: RS256, RS384, RS512,
 	// PS256, PS384, PS512, ES256, ES384, ES512, EdDSA; default the preset's, else
 	// [RS256]. Discovery never widens the list.
@@ -101,6 +104,11 @@ type Issuer struct {
 	// Refresh is how often the provider's keys are fetched; default 10m, from 1m
 	// to 24h.
 	Refresh time.Duration `yaml:"refresh"`
+	// RefreshOnlyOnSchedule never fetches the keys sooner than Refresh says;
+	// default false, which is that a token under an unknown key may cause an
+	// earlier fetch, at most twice a minute. With it tokens under a new key are
+	// refused until the next one.
+	RefreshOnlyOnSchedule bool `yaml:"refresh_only_on_schedule,omitempty"`
 	// MaxStale is how long keys stay in use while they cannot be fetched again;
 	// default 24h, from twice refresh to 168h. A key that the provider revokes
 	// during its own outage is trusted for that long.
@@ -111,7 +119,8 @@ type Issuer struct {
 	// TrustedClaims are claims that the provider's administrators vouch for in
 	// every token although the claim alone does not show it, such as email at a
 	// provider without email_verified; default the preset's, else none. Rules may
-	// then make names of them without a further condition.
+	// then make names of them without a further condition. Not with allow, which
+	// takes nothing but a verified email or the sub.
 	TrustedClaims []string `yaml:"trusted_claims,omitempty" config:"preset"`
 	// Allow says which identities get a certificate without rules: all, every
 	// valid token of this issuer, within may_issue. Required unless there are

@@ -57,7 +57,7 @@ func TestEveryKeyOfAnIssuerHasAnEffect(t *testing.T) {
 		"InsecureHTTP": true, "JWKSHosts": []string{"keys.corp.example"}, "JWKSURL": "https://kc.corp.example/keys", "JWKSFile": keys,
 		"BlockedKeys": []string{strings.Repeat("A", 43)}, "AppID": "6731de76-14a6-49ae-97bc-6eba6914391e",
 		"ClockSkew": time.Minute, "MaxTokenAge": time.Minute, "MaxTokenLifetime": time.Minute, "MaxCertificatesPerToken": 2,
-		"OneTimeTokens": true, "Refresh": time.Minute, "MaxStale": 48 * time.Hour, "EmailVerifiedString": true,
+		"OneTimeTokens": true, "RequiredScopes": []string{"sign"}, "Refresh": time.Minute, "RefreshOnlyOnSchedule": true, "MaxStale": 48 * time.Hour, "EmailVerifiedString": true,
 		"TrustedClaims": []string{"email"}, "Allow": "", "SAN": config.SANURI,
 		"MayIssue": config.MayIssue{EmailDomains: []string{"eng.corp.example"}}, "Rules": ruled.Rules,
 	})
