@@ -59,6 +59,6 @@ func writeCertificate(b *strings.Builder, what string, c *x509.Certificate, key 
   key SHA-256  %s
   SHA-256      %s
   private key  %s
-`, what, c.Subject, c.SerialNumber, c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339),
+`, what, ShowName(c.RawSubject), c.SerialNumber, c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339),
 		hexSum(c.RawSubjectPublicKeyInfo), hexSum(c.Raw), key)
 }

@@ -1,6 +1,7 @@
 package ceremony
 
 import (
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/hex"
 	"errors"
@@ -247,4 +248,32 @@ func escape(value string) string {
 		b.WriteRune(r)
 	}
 	return b.String()
+}
+
+// ShowName writes an encoded name for people. Unlike crypto/x509/pkix it knows
+// domain components, which every root of AD CS has; what it does not know, it
+// leaves to that package. Its result is for reading and not for comparing.
+func ShowName(der []byte) string {
+	var sequence pkix.RDNSequence
+	if rest, err := asn1.Unmarshal(der, &sequence); err != nil || len(rest) > 0 {
+		return "a malformed name"
+	}
+	var parts []string
+	for _, set := range slices.Backward(sequence) {
+		text := pkix.RDNSequence{set}.String()
+		if value, ok := set[0].Value.(string); ok && len(set) == 1 {
+			for _, a := range attributes {
+				if a.oid.Equal(set[0].Type) {
+					text = a.short + "=" + escape(value)
+				}
+			}
+		}
+		parts = append(parts, text)
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, strings.Join(parts, ","))
 }

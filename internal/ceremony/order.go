@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -99,7 +100,7 @@ func issued(parent, child *x509.Certificate) bool {
 func subjects(certs []*x509.Certificate) string {
 	var names []string
 	for _, c := range certs {
-		names = append(names, fmt.Sprintf("%q", c.Subject.String()))
+		names = append(names, strconv.Quote(ShowName(c.RawSubject)))
 	}
 	return strings.Join(names, ", ")
 }

@@ -98,7 +98,7 @@ func ParseRequest(der []byte) (*Request, error) {
 	if rest, err := asn1.Unmarshal(csr.RawSubject, &subject); err != nil || len(rest) > 0 || len(subject) == 0 {
 		return nil, errors.New("its subject is empty or malformed")
 	}
-	return &Request{subject: subject.String(), der: slices.Clone(der), csr: csr}, nil
+	return &Request{subject: ShowName(csr.RawSubject), der: slices.Clone(der), csr: csr}, nil
 }
 
 // soleAttribute demands that the request holds the extension request and
