@@ -26,6 +26,11 @@ type Config struct {
 	Log Log
 	// WithoutLog says that the operator switched logging off by name.
 	WithoutLog bool
+	// Previous is the Authority that this one follows when the configuration is
+	// reloaded; nil at a start. New refuses chains that would sign sooner than
+	// their MinLead after this process has first published them, and to unpublish
+	// the one that signs. It only reads from Previous and keeps nothing of it.
+	Previous *Authority
 	// Clock is the time; nil means time.Now.
 	Clock func() time.Time
 	// Registerer receives the metrics; nil means none.
@@ -43,6 +48,8 @@ type Authority struct {
 	clock    func() time.Time
 	guard    clockGuard
 	metrics  *metrics
+	// publications says since when the issuing keys are published here.
+	publications map[lineage]time.Time
 }
 
 // New checks the configuration and returns an Authority. It does no I/O.
@@ -74,17 +81,14 @@ func New(cfg Config) (*Authority, error) {
 		}
 		seen[c.name] = true
 	}
-	for _, p := range cfg.Profiles {
-		if err := p.check(); err != nil {
-			return nil, fmt.Errorf("ca: %w", err)
-		}
-		a.profiles[p.Name] = p
+	if err := a.takeProfiles(cfg.Profiles); err != nil {
+		return nil, fmt.Errorf("ca: %w", err)
 	}
-	for _, c := range a.chains {
-		for _, p := range a.profiles {
-			if err := p.agrees(c); err != nil {
-				return nil, fmt.Errorf("ca: %w", err)
-			}
+	now := a.clock()
+	a.publications = publications(a.chains, cfg.Previous, now)
+	if cfg.Previous != nil {
+		if err := a.checkSuccession(cfg.Previous, now); err != nil {
+			return nil, fmt.Errorf("ca: %w", err)
 		}
 	}
 	if _, err := a.Rehearse(); err != nil {
@@ -99,6 +103,23 @@ func New(cfg Config) (*Authority, error) {
 		a.metrics.logging.Set(1)
 	}
 	return a, nil
+}
+
+func (a *Authority) takeProfiles(profiles []Profile) error {
+	for _, p := range profiles {
+		if err := p.check(); err != nil {
+			return err
+		}
+		a.profiles[p.Name] = p
+	}
+	for _, c := range a.chains {
+		for _, p := range a.profiles {
+			if err := p.agrees(c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Issue turns a verified identity plus a proven key into a logged, short-lived
