@@ -141,11 +141,11 @@ func (is *issuer) run(ctx context.Context) {
 		}
 		is.early.begin(is.clock())
 		timer.Reset(is.refresh(ctx))
-		is.early.end()
 	}
 }
 
-// refresh fetches once and returns how long to wait until the next time.
+// refresh fetches once, ends the round and returns how long to wait until the
+// next time. When ctx has ended, the round ends with the refresher.
 func (is *issuer) refresh(ctx context.Context) time.Duration {
 	// The keys are as old as the question, not as the answer.
 	asked := is.clock()
@@ -171,6 +171,7 @@ func (is *issuer) failed(err error) time.Duration {
 	now := is.clock()
 	wait = max(jitter(wait), is.early.next(now))
 	is.last.Store(&attempt{err: err.Error(), next: now.Add(wait)})
+	is.early.end()
 	is.metrics.failed(is.Name)
 	is.log.Warn("refreshing issuer keys failed", "issuer", is.Name, "err", err, "failures", is.failures, "retry_in", wait)
 	return wait
@@ -192,6 +193,9 @@ func (is *issuer) succeeded(keys *keySet, asked time.Time, maxAge time.Duration)
 	now := is.clock()
 	wait = max(jitter(wait), is.early.next(now))
 	is.last.Store(&attempt{next: now.Add(wait)})
+	// Before the disk is written to: a token that comes meanwhile is refused with
+	// these keys already, and is a reason for another round, not for this one.
+	is.early.end()
 	is.metrics.refreshed(is.Name, asked, len(keys.keys))
 	is.logChange(old, snap)
 	is.save(old, snap)
