@@ -97,6 +97,7 @@ const (
 	ReasonSANInvalid       Reason = "san_invalid"
 	ReasonSANNotAllowed    Reason = "san_not_allowed"
 	ReasonNameNotPermitted Reason = "name_not_permitted" // by the chain's name constraints
+	ReasonAuthority        Reason = "wrong_authority"    // policy chose another than the address
 	ReasonNoActiveChain    Reason = "no_active_chain"
 	ReasonChainExpiring    Reason = "chain_expiring"
 	ReasonSignerFailed     Reason = "signer_unavailable"

@@ -23,9 +23,9 @@ func askService(ctx context.Context, f *config.File, method, path string, body [
 	if err != nil {
 		return fmt.Errorf("making the request: %w", err)
 	}
-	resp, err := stack.AdminClient(f.State).Do(req)
+	resp, err := stack.AdminClient(f.AdminSocket()).Do(req)
 	if err != nil {
-		return fmt.Errorf("asking the service at %s: %w; is it running, and may you open its socket?", stack.AdminSocket(f.State), err)
+		return fmt.Errorf("asking the service at %s: %w; is it running, and may you open its socket?", f.AdminSocket(), err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer))

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -20,8 +23,10 @@ func serveCommand() *cobra.Command {
 		Long: `Serve REST and gRPC on one port until a TERM or INT signal arrives, then let
 requests under way finish within the configured bound and stop.
 
-Without a configuration it refuses to start. The server certificate is read
-again when its files change. Some settings may be given as variables or flags,
+Without a configuration it refuses to start. The configuration and the files that
+it names are read again on a HUP signal, on mayfly reload and when they change;
+what is wrong with them then is logged, and the configuration before stays in
+use. Some settings may be given as variables or flags,
 which win over the file; the flags below name them, and the variable of
 --listen-address is MAYFLY_LISTEN_ADDRESS.
 
@@ -36,13 +41,20 @@ configuration is wrong.`,
 			if err != nil {
 				return err
 			}
-			logger := newLogger(f.Logging, cmd.ErrOrStderr())
-			s, err := stack.Open(cmd.Context(), f, stack.Options{Version: versionText(), Logger: logger})
+			level := new(slog.LevelVar)
+			setLevel(level, f.Logging)
+			logger := newLogger(f.Logging, level, cmd.ErrOrStderr())
+			s, err := stack.Open(cmd.Context(), f, stack.Options{
+				Version: versionText(), Logger: logger,
+				Load:     func() (*config.File, error) { return config.Load(path, cmd.Flags()) },
+				Reloaded: func(f *config.File) { setLevel(level, f.Logging) },
+			})
 			if err != nil {
 				return err
 			}
 			logger.Info("mayfly starts", "version", versionText(), "config", f.Path,
 				"config_digest", fmt.Sprintf("%x", f.Digest), "pid", os.Getpid())
+			defer reloadOnHangup(s)()
 			return s.Run(cmd.Context())
 		},
 	}
@@ -56,9 +68,38 @@ func addConfigFlags(cmd *cobra.Command, path *string) {
 	config.AddFlags(cmd.Flags())
 }
 
-func newLogger(c config.Logging, w io.Writer) *slog.Logger {
+// reloadOnHangup reloads the configuration at each HUP signal until the returned
+// function is called, which waits for the reload under way.
+func reloadOnHangup(s *stack.Stack) (stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-signals:
+				_, _ = s.Reload(ctx, "HUP signal") // it has told why not
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		cancel()
+		<-done
+	}
+}
+
+func setLevel(v *slog.LevelVar, c config.Logging) {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.Level)) // config has checked the word
+	v.Set(level)
+}
+
+func newLogger(c config.Logging, level slog.Leveler, w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: level}
 	if c.Format == "text" {
 		return slog.New(slog.NewTextHandler(w, options))

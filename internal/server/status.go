@@ -135,6 +135,7 @@ var answers = map[ca.Reason]answer{
 	ca.ReasonSANNotAllowed: {http: 403, code: codes.PermissionDenied, message: textDenied},
 
 	ca.ReasonNameNotPermitted: {http: 403, code: codes.PermissionDenied, message: textDenied},
+	ca.ReasonAuthority:        {http: 403, code: codes.PermissionDenied, message: textDenied},
 	ca.ReasonNoActiveChain:    unavailable.saying(textCA),
 	ca.ReasonChainExpiring:    unavailable.saying(textCA),
 	ca.ReasonSignerFailed:     unavailable.saying(textCA),

@@ -18,11 +18,6 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/freeze"
 )
 
-// AdminSocket is where a service with this state directory listens for its
-// administrators. File permissions decide who they are: the socket has mode 0600
-// and belongs to the user that the service runs as.
-func AdminSocket(state string) string { return filepath.Join(state, "admin.sock") }
-
 // freezeFile keeps what is frozen.
 func freezeFile(state string) string { return filepath.Join(state, "frozen.json") }
 
@@ -30,13 +25,16 @@ func freezeFile(state string) string { return filepath.Join(state, "frozen.json"
 const (
 	maxAdminBody = 128 << 10
 	adminTimeout = 10 * time.Second
+	// reloadTimeout bounds a reload, which may log in to HSMs.
+	reloadTimeout = 60 * time.Second
 )
 
-// startAdmin listens on the socket. A socket that a crash left behind is
+// startAdmin listens on the socket. File permissions decide who is an
+// administrator: it has mode 0600 and belongs to the user that the service runs as.
+// A socket that a crash left behind is
 // replaced: the journal's lock has shown already that no other service lives
 // here.
-func (s *Stack) startAdmin(ctx context.Context) (io.Closer, error) {
-	path := AdminSocket(s.file.State)
+func (s *Stack) startAdmin(ctx context.Context, path string) (io.Closer, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("removing the old administration socket: %w", err)
 	}
@@ -108,21 +106,21 @@ func socketAddress(path string) (address string, release func(), err error) {
 }
 
 // AdminClient returns a client whose every request goes to the administration
-// socket of the service with this state directory.
-func AdminClient(state string) *http.Client {
+// socket of a service.
+func AdminClient(socket string) *http.Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		address, release, err := socketAddress(AdminSocket(state))
+		address, release, err := socketAddress(socket)
 		if err != nil {
 			return nil, err
 		}
 		defer release()
 		return new(net.Dialer).DialContext(ctx, "unix", address)
 	}
-	return &http.Client{Timeout: adminTimeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	return &http.Client{Timeout: adminTimeout + reloadTimeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
 }
 
-// adminHandler answers /v1/freeze (GET lists, POST freezes, DELETE thaws) and
-// POST /v1/explain.
+// adminHandler answers /v1/freeze (GET lists, POST freezes, DELETE thaws), POST
+// /v1/explain, POST /v1/reload and GET /v1/status.
 func (s *Stack) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/freeze", func(w http.ResponseWriter, _ *http.Request) {
@@ -131,6 +129,10 @@ func (s *Stack) adminHandler() http.Handler {
 	mux.HandleFunc("POST /v1/freeze", func(w http.ResponseWriter, r *http.Request) { s.adminChange(w, r, "freeze", s.freeze) })
 	mux.HandleFunc("DELETE /v1/freeze", func(w http.ResponseWriter, r *http.Request) { s.adminChange(w, r, "unfreeze", s.frozen.Unfreeze) })
 	mux.HandleFunc("POST /v1/explain", s.explain)
+	mux.HandleFunc("POST /v1/reload", s.adminReload)
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		s.adminAnswer(w, http.StatusOK, s.Status())
+	})
 	return http.MaxBytesHandler(mux, maxAdminBody)
 }
 
@@ -142,7 +144,7 @@ func (s *Stack) freeze(e freeze.Entry) error {
 		name = e.Value
 	}
 	var names []string
-	for _, is := range s.file.Issuers {
+	for _, is := range s.current.Load().file.Issuers {
 		names = append(names, is.Name)
 	}
 	if name != "" && !slices.Contains(names, name) {
@@ -173,6 +175,21 @@ func (s *Stack) adminChange(w http.ResponseWriter, r *http.Request, what string,
 		return
 	}
 	s.adminAnswer(w, http.StatusOK, s.frozen.Entries())
+}
+
+// adminReload reloads the configuration. An administrator who has gone away does
+// not leave it half done.
+func (s *Stack) adminReload(w http.ResponseWriter, r *http.Request) {
+	// Not supported outside of net/http's own servers.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadTimeout + adminTimeout))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), reloadTimeout)
+	defer cancel()
+	done, err := s.Reload(ctx, "administrator")
+	if err != nil {
+		s.adminAnswer(w, http.StatusConflict, adminError{err.Error()})
+		return
+	}
+	s.adminAnswer(w, http.StatusOK, done)
 }
 
 // adminError is what an administrator reads. Unlike a client's, it hides nothing.

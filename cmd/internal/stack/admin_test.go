@@ -20,7 +20,7 @@ func (s *site) admin(method string, e any) (status int, answer string) {
 	s.must(err)
 	req, err := http.NewRequestWithContext(s.t.Context(), method, "http://mayfly/v1/freeze", bytes.NewReader(data))
 	s.must(err)
-	resp, err := AdminClient(filepath.Join(s.dir, "state")).Do(req)
+	resp, err := AdminClient(s.socket()).Do(req)
 	s.must(err)
 	defer func() { s.must(resp.Body.Close()) }()
 	text, err := io.ReadAll(resp.Body)
@@ -98,9 +98,9 @@ func TestAdminSocketIsForItsOwnerOnly(t *testing.T) {
 	s := newSite(t)
 	s.initLog()
 	state := filepath.Join(s.dir, "state")
-	s.must(os.WriteFile(AdminSocket(state), nil, 0o666)) // left behind, and open to all
+	s.must(os.WriteFile(s.socket(), nil, 0o666)) // left behind, and open to all
 	r := s.run("")
-	info, err := os.Stat(AdminSocket(state))
+	info, err := os.Stat(s.socket())
 	s.must(err)
 	if info.Mode().Perm() != 0o600 || info.Mode().Type() != os.ModeSocket {
 		t.Errorf("mode %v, want a socket with 0600", info.Mode())
@@ -130,7 +130,7 @@ func TestExplainTellsTokenAndPolicyApart(t *testing.T) {
 		s.must(err)
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://mayfly/v1/explain", bytes.NewReader(data))
 		s.must(err)
-		resp, err := AdminClient(filepath.Join(s.dir, "state")).Do(req)
+		resp, err := AdminClient(s.socket()).Do(req)
 		s.must(err)
 		defer func() { s.must(resp.Body.Close()) }()
 		text, err := io.ReadAll(resp.Body)

@@ -157,18 +157,18 @@ func benchmarkIdentity(b *testing.B, s *site, alg string) {
 	defer func() { s.must(stack.Close()) }()
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan struct{})
-	go func() { stack.verifier.Run(ctx); close(done) }()
+	go func() { stack.current.Load().verifier.Run(ctx); close(done) }()
 	defer func() { cancel(); <-done }()
 	s.awaitKeys(stack)
 	token := s.token(func(c map[string]any) {
 		c["groups"], c["acr"], c["azp"] = []string{"/staff", "/code-signers", "/eng/release"}, "mfa", "sigstore"
 	})
 	whole := func() {
-		id, err := stack.verifier.Verify(ctx, token)
+		id, err := stack.current.Load().verifier.Verify(ctx, token)
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := stack.plan.policy.Decide(ctx, ca.Request{Identity: id, Time: time.Now()}); err != nil {
+		if _, err := stack.current.Load().policy.Decide(ctx, ca.Request{Identity: id, Time: time.Now()}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -53,7 +53,7 @@ func (e Explanation) String() string {
 // Explain says what policy would decide about a token, or about claims as a JSON
 // object, at the time now. It checks nothing else about the token.
 func Explain(ctx context.Context, f *config.File, text []byte, now time.Time) (Explanation, error) {
-	p := newPlan(f, now, false)
+	p := newPlan(ctx, f, planning{now: now, open: openOffline})
 	defer p.close()
 	if p.policy == nil {
 		return Explanation{}, p.sorted()
@@ -107,17 +107,18 @@ func (s *Stack) explain(w http.ResponseWriter, r *http.Request) {
 		s.adminAnswer(w, http.StatusBadRequest, adminError{"the request is no JSON object with a token"})
 		return
 	}
-	id, err := s.verifier.Verify(r.Context(), asked.Token)
+	n := s.current.Load()
+	id, err := n.verifier.Verify(r.Context(), asked.Token)
 	if err != nil {
 		refusal := ca.AsRefusal(err)
 		s.adminAnswer(w, http.StatusOK, Explanation{Verified: true, TokenReason: refusal.Reason, TokenWhy: refusal.Error()})
 		return
 	}
-	s.verifier.Refund(id)
+	n.verifier.Refund(id)
 	req := ca.Request{Identity: id, Time: s.options.Clock(), API: "admin"}
-	e := s.plan.policy.Explain(r.Context(), req)
+	e := n.policy.Explain(r.Context(), req)
 	answer := Explanation{Verified: true, Policy: &e}
-	if _, err := s.frozen.Guard(s.plan.policy.Decide)(r.Context(), req); err != nil && ca.AsRefusal(err).Reason == ca.ReasonFrozen {
+	if _, err := s.frozen.Guard(n.policy.Decide)(r.Context(), req); err != nil && ca.AsRefusal(err).Reason == ca.ReasonFrozen {
 		answer.Frozen = ca.AsRefusal(err).Error()
 	}
 	s.adminAnswer(w, http.StatusOK, answer)

@@ -119,6 +119,9 @@ func (s *site) makePKI(organization string, usage x509.ExtKeyUsage) {
 		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.root.Raw})...))
 }
 
+// socket is where the service listens for administrators.
+func (s *site) socket() string { return filepath.Join(s.dir, "state", "admin.sock") }
+
 func (s *site) write(name string, data []byte) string {
 	s.t.Helper()
 	path := filepath.Join(s.dir, name)
@@ -240,7 +243,7 @@ func (s *site) awaitKeys(stack *Stack) {
 	deadline := time.After(10 * time.Second)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for !stack.verifier.Ready()[0].Ready {
+	for !stack.current.Load().verifier.Ready()[0].Ready {
 		select {
 		case <-deadline:
 			s.t.Fatalf("not ready: %v", stack.Ready())

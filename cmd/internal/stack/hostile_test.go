@@ -352,7 +352,7 @@ func (s *site) serve(f *config.File, o Options) (url string, stop func()) {
 	s.must(err)
 	ctx, cancel := context.WithCancel(s.t.Context())
 	done := make(chan struct{})
-	go func() { stack.verifier.Run(ctx); close(done) }()
+	go func() { stack.current.Load().verifier.Run(ctx); close(done) }()
 	s.awaitKeys(stack)
 	srv := httptest.NewServer(stack.server.Handler())
 	return srv.URL, func() {

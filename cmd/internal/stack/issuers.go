@@ -155,24 +155,6 @@ func publicIssuer(c config.Issuer, r policy.Issuer, audience string) server.Issu
 	return public
 }
 
-// issue issues, and gives the use of its token back to who got no certificate:
-// after an outage the same token must do. Where it cannot be known whether there
-// is a certificate, the use counts.
-func (s *Stack) issue(ctx context.Context, r ca.Request) (ca.Certificate, error) {
-	cert, err := s.authority.Issue(ctx, r)
-	if err != nil {
-		if why := ca.AsRefusal(err); why.Reason != ca.ReasonAuditFailed && why.Kind != ca.KindInternal {
-			s.verifier.Refund(r.Identity)
-		}
-	}
-	return cert, err
-}
-
-func (s *Stack) refuse(ctx context.Context, r ca.Request, why error) *ca.Refusal {
-	s.verifier.Refund(r.Identity)
-	return s.authority.Refuse(ctx, r, why)
-}
-
 // runRuleTests holds the rules to the tests that stand beside them.
 func (p *plan) runRuleTests() {
 	for i, c := range p.file.Issuers {

@@ -1,6 +1,8 @@
 package stack
 
 import (
+	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -29,35 +31,41 @@ type plan struct {
 
 	chains   []*ca.Chain
 	keys     []hsm.Key
+	keyOf    map[string]hsm.Key // by the chain's name
 	profiles []ca.Profile
 	policy   *policy.Policy
 	issuers  []oidc.Issuer
 	blocked  []string // thumbprints of issuers' keys
 	public   []server.Issuer
-	// remotes and remoteKeys (in DER) are by the log's name.
-	remotes    map[string]ctlog.RemoteConfig
-	remoteKeys map[string][]byte
-	tsas       []trust.TSA
+	// remotes, remoteKeys (in DER) and remoteRoots (in PEM) are by the log's name.
+	remotes                 map[string]ctlog.RemoteConfig
+	remoteKeys, remoteRoots map[string][]byte
+	tsas                    []trust.TSA
 }
+
+// planning is what a plan depends on beside the configuration.
+type planning struct {
+	now  time.Time
+	demo bool
+	open keyOpener
+}
+
+// keyOpener opens the CA key that the configuration has at path, which must be
+// that of a certificate with the given public key; nil if no certificate is known.
+type keyOpener func(ctx context.Context, f *config.File, path string, k config.Key, public crypto.PublicKey) (hsm.Key, error)
 
 // newPlan reads every file that the configuration names and collects every
 // problem. The caller closes the plan.
-func newPlan(f *config.File, now time.Time, demo bool) *plan {
-	p := &plan{file: f, remotes: map[string]ctlog.RemoteConfig{}, remoteKeys: map[string][]byte{}}
+func newPlan(ctx context.Context, f *config.File, c planning) *plan {
+	p := &plan{file: f, keyOf: map[string]hsm.Key{}, remotes: map[string]ctlog.RemoteConfig{}, remoteKeys: map[string][]byte{}, remoteRoots: map[string][]byte{}}
 	p.planTLS()
 	p.planIssuers()
-	p.planChains(now, demo)
+	p.planChains(ctx, c)
 	p.planLogs()
 	p.planTimestamps()
-	for _, c := range f.Profiles {
-		profile := ca.Profile{Name: c.Name, Lifetime: c.Lifetime, Backdate: c.Backdate}
-		for _, k := range c.Keys {
-			profile.Keys = append(profile.Keys, ca.KeyKind(k))
-		}
-		p.profiles = append(p.profiles, profile)
-	}
-	if isDemoState(f.State) != demo {
-		p.bad("state", "%s", demoStateAdvice(f.State, demo))
+	p.planProfiles()
+	if isDemoState(f.State) != c.demo {
+		p.bad("state", "%s", demoStateAdvice(f.State, c.demo))
 	}
 	return p
 }
@@ -106,36 +114,76 @@ func (p *plan) roots(path, file string) *x509.CertPool {
 	return pool
 }
 
-func (p *plan) planChains(now time.Time, demo bool) {
-	for i, c := range p.file.Chains {
-		path := fmt.Sprintf("chains[%d]", i)
-		certs := p.certificates(path+".certificates", c.Certificates)
-		var signer ca.Signer
-		if c.Key.File != "" {
-			key, err := hsm.LoadFile(hsm.FileConfig{Path: c.Key.File, PassphraseFile: c.Key.PassphraseFile})
-			if err != nil {
-				p.bad(path+".key", "%v", err)
-				continue
-			}
-			p.keys = append(p.keys, key)
-			signer = key
+func (p *plan) planProfiles() {
+	for i, c := range p.file.Profiles {
+		profile := ca.Profile{Name: c.Name, Lifetime: c.Lifetime, Backdate: c.Backdate, NoRevAvail: c.NoRevAvail}
+		for _, k := range c.Keys {
+			profile.Keys = append(profile.Keys, ca.KeyKind(k))
 		}
-		if certs == nil {
+		for j, text := range c.Policies {
+			oid, err := x509.ParseOID(text)
+			if err != nil {
+				p.bad(fmt.Sprintf("profiles[%d].policies[%d]", i, j), "%v", err)
+			}
+			profile.Policies = append(profile.Policies, oid)
+		}
+		p.profiles = append(p.profiles, profile)
+	}
+}
+
+func (p *plan) planChains(ctx context.Context, c planning) {
+	for i, ch := range p.file.Chains {
+		path := fmt.Sprintf("chains[%d]", i)
+		certs := p.certificates(path+".certificates", ch.Certificates)
+		signer, ok := p.signer(ctx, path+".key", ch, certs, c.open)
+		if certs == nil || !ok {
 			continue
 		}
 		chain, err := ca.NewChain(ca.ChainConfig{
-			Name: c.Name, Authority: c.Authority, Certificates: certs, Signer: signer,
-			PublishFrom: c.PublishFrom, Activate: c.Activate, Retire: c.Retire,
-		}, now)
+			Name: ch.Name, Authority: ch.Authority, Certificates: certs, Signer: signer,
+			CrossSigned: p.crossSigned(path, ch), PublishFrom: ch.PublishFrom, Activate: ch.Activate, Retire: ch.Retire,
+			MinLead: ch.MinLead, Emergency: ch.Emergency, CAIssuersURL: ch.CAIssuersURL, CRLURL: ch.CRLURL,
+		}, c.now)
 		if err != nil {
 			p.bad(path+".certificates", "%v", err)
 			continue
 		}
-		if chain.Demo() && !demo {
+		if chain.Demo() && !c.demo {
 			p.bad(path+".certificates", "this chain was made by mayfly-dev for demonstration; use one of your organization's PKI")
 		}
 		p.chains = append(p.chains, chain)
 	}
+}
+
+// crossSigned reads the further paths of a chain.
+func (p *plan) crossSigned(path string, ch config.Chain) [][]*x509.Certificate {
+	var paths [][]*x509.Certificate
+	for i, file := range ch.CrossSigned {
+		if certs := p.certificates(fmt.Sprintf("%s.cross_signed[%d]", path, i), file); certs != nil {
+			paths = append(paths, certs)
+		}
+	}
+	return paths
+}
+
+// signer opens the key of a chain. It returns nil and true when the configuration
+// names none, as it may for a retired chain.
+func (p *plan) signer(ctx context.Context, path string, ch config.Chain, certs []*x509.Certificate, open keyOpener) (ca.Signer, bool) {
+	if !ch.Key.Given() {
+		return nil, true
+	}
+	var public crypto.PublicKey
+	if len(certs) > 0 {
+		public = certs[0].PublicKey
+	}
+	key, err := open(ctx, p.file, path, ch.Key, public)
+	if err != nil {
+		p.bad(path, "%v", err)
+		return nil, false
+	}
+	p.keys = append(p.keys, key)
+	p.keyOf[ch.Name] = key
+	return key, true
 }
 
 func (p *plan) certificates(path, file string) []*x509.Certificate {
@@ -172,6 +220,10 @@ func (p *plan) planLogs() {
 			continue
 		}
 		p.remotes[c.Name], p.remoteKeys[c.Name] = r, remote.PublicKey()
+		if c.Remote.CAFile != "" {
+			// It was read a moment ago; if it has changed since, so will the digest.
+			p.remoteRoots[c.Name], _ = readBounded(c.Remote.CAFile)
+		}
 	}
 }
 
@@ -210,7 +262,7 @@ func (p *plan) findMissingFiles() {
 // Check makes every check that needs no network and opens nothing that a
 // running service holds. It returns all problems, nil when there are none.
 func Check(f *config.File, now time.Time) config.Problems {
-	p := newPlan(f, now, false)
+	p := newPlan(context.Background(), f, planning{now: now, open: openOffline})
 	defer p.close()
 	if p.policy != nil {
 		p.runRuleTests()

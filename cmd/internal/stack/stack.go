@@ -9,18 +9,17 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/audit"
 	"github.com/mayfly-ca/mayfly/internal/freeze"
 	"github.com/mayfly-ca/mayfly/internal/server"
-	"github.com/mayfly-ca/mayfly/oidc"
 )
 
 // Options are what the two programs differ in.
@@ -28,6 +27,11 @@ type Options struct {
 	// Demo accepts state and chains that are marked as demonstration, and no
 	// others.
 	Demo bool
+	// Load reads the configuration again for a reload. Without it, there is none.
+	Load func() (*config.File, error)
+	// Reloaded is called with each configuration that was taken into use after
+	// the first one. It may be nil and must not block.
+	Reloaded func(*config.File)
 	// Listener is used instead of the configured address; Run closes it.
 	Listener net.Listener
 	// Version is the program's, for the journal.
@@ -38,22 +42,29 @@ type Options struct {
 	Clock func() time.Time
 }
 
-// Stack is the running service.
+// Stack is the running service: what is opened once and lasts, and the snapshot
+// of one configuration that is swapped whole.
 type Stack struct {
-	file      *config.File
-	options   Options
-	logger    *slog.Logger
-	plan      *plan
-	registry  *prometheus.Registry
-	verifier  *oidc.Verifier
-	journal   *audit.Journal
-	frozen    *freeze.List
-	embedded  []*embedded.Log
-	authority *ca.Authority
-	trust     *trustFiles
-	server    *server.Server
-	once      sync.Once
-	closeErr  error
+	options  Options
+	logger   *slog.Logger
+	registry *prometheus.Registry
+	metrics  *metrics
+	journal  *audit.Journal
+	frozen   *freeze.List
+	embedded []*embedded.Log
+	server   *server.Server
+	current  atomic.Pointer[snapshot]
+	// reloading is held by the one reload at a time, and guards reloads and
+	// closed, after which there are none.
+	reloading sync.Mutex
+	reloads   reloads
+	closed    bool
+	// ending says that something ends within a week.
+	ending atomic.Bool
+	// retiring counts snapshots that wait for their last requests.
+	retiring sync.WaitGroup
+	once     sync.Once
+	closeErr error
 }
 
 // Open opens what the service owns, in the order in which things depend on each
@@ -62,105 +73,90 @@ func Open(ctx context.Context, f *config.File, o Options) (*Stack, error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	s := &Stack{file: f, options: o, logger: logger(o.Logger), registry: prometheus.NewRegistry()}
+	s := &Stack{options: o, logger: logger(o.Logger), registry: prometheus.NewRegistry()}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	s.plan = newPlan(f, o.Clock(), o.Demo)
-	if len(s.plan.problems) > 0 {
-		s.plan.close()
-		return nil, s.plan.sorted()
+	s.metrics = newMetrics(s.registry)
+	p := newPlan(ctx, f, planning{now: o.Clock(), demo: o.Demo, open: openKey})
+	if len(p.problems) > 0 {
+		p.close()
+		return nil, p.sorted()
 	}
-	for _, step := range []func(context.Context) error{s.openVerifier, s.openJournal, s.openFrozen, s.openAuthority, s.openServer} {
-		if err := step(ctx); err != nil {
-			return nil, errors.Join(err, s.Close())
-		}
+	if err := s.openAll(ctx, p); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
-func (s *Stack) openVerifier(context.Context) (err error) {
-	c := s.plan.oidcConfig()
-	c.CacheDir, c.Clock, c.Logger, c.Registerer = keyCacheDir(s.file.State), s.options.Clock, s.logger, s.registry
-	s.verifier, err = oidc.New(c)
-	return err
+// openAll opens what lasts, and then the first snapshot, which closes the plan.
+func (s *Stack) openAll(ctx context.Context, p *plan) error {
+	for _, step := range []func(context.Context, *config.File) error{s.openJournal, s.openFrozen, s.openLogs} {
+		if err := step(ctx, p.file); err != nil {
+			p.close()
+			return err
+		}
+	}
+	n, err := s.newSnapshot(p, nil)
+	if err != nil {
+		p.close()
+		return err
+	}
+	n.content = contentOf(followed(p.file))
+	s.current.Store(n)
+	s.reloads.accepted(n, s.options.Clock())
+	s.metrics.took(s.options.Clock())
+	return s.openServer(p.file)
 }
 
-func (s *Stack) openJournal(ctx context.Context) error {
+func (s *Stack) openJournal(ctx context.Context, f *config.File) error {
 	node, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("finding this node's name for the audit journal: %w", err)
 	}
-	if err := os.MkdirAll(s.file.State, 0o700); err != nil {
+	if err := os.MkdirAll(f.State, 0o700); err != nil {
 		return fmt.Errorf("making the state directory: %w", err)
 	}
 	s.journal, err = audit.Open(ctx, audit.Config{
-		Dir: auditDir(s.file.State), Node: node, Clock: s.options.Clock, Logger: s.logger, Registerer: s.registry,
+		Dir: auditDir(f.State), Node: node, Clock: s.options.Clock, Logger: s.logger, Registerer: s.registry,
 	})
 	return err
 }
 
-func (s *Stack) openFrozen(context.Context) (err error) {
-	s.frozen, err = freeze.Open(freezeFile(s.file.State), s.options.Clock)
+func (s *Stack) openFrozen(_ context.Context, f *config.File) (err error) {
+	s.frozen, err = freeze.Open(freezeFile(f.State), s.options.Clock)
 	return err
 }
 
-func (s *Stack) openAuthority(ctx context.Context) error {
-	log, err := s.openLogs(ctx)
-	if err != nil {
-		return err
-	}
-	s.authority, err = ca.New(ca.Config{
-		Chains: s.plan.chains, Profiles: s.plan.profiles, Policy: s.frozen.Guard(s.plan.policy.Decide), Recorder: s.journal,
-		Log: log, WithoutLog: s.file.Logs.Disabled, Clock: s.options.Clock, Registerer: s.registry,
-	})
-	return err
-}
-
-func (s *Stack) openServer(context.Context) error {
+func (s *Stack) openServer(f *config.File) error {
 	var err error
-	if s.trust, err = newTrustFiles(s); err != nil {
-		return err
-	}
-	snapshot := &server.Snapshot{
-		Verify: s.verifier.Verify, Issue: s.issue, Refuse: s.refuse, Chains: s.chainPEMs,
-		TrustedRoot: s.trust.trustedRoot, SigningConfig: s.trust.signingConfig,
-		Issuers: s.plan.public, ConfigDigest: s.file.Digest,
-	}
-	limits := s.file.Limits
 	s.server, err = server.New(server.Config{
-		Snapshot: func() *server.Snapshot { return snapshot },
+		Snapshot: s.pin,
 		Ready:    s.Ready,
+		Shown:    s.shown,
 		Limits: server.Limits{
-			PerIdentity: server.Rate{Count: limits.PerIdentity.Events, Per: limits.PerIdentity.Per},
-			PerAddress:  server.Rate{Count: limits.PerAddress.Events, Per: limits.PerAddress.Per},
-			InFlight:    limits.InFlight, TokenBytes: int(limits.TokenSize),
+			PerIdentity: server.Rate{Count: f.Limits.PerIdentity.Events, Per: f.Limits.PerIdentity.Per},
+			PerAddress:  server.Rate{Count: f.Limits.PerAddress.Events, Per: f.Limits.PerAddress.Per},
+			InFlight:    f.Limits.InFlight, TokenBytes: int(f.Limits.TokenSize),
 		},
-		TrustedProxies: s.file.Listen.TrustedProxies, Clock: s.options.Clock, Logger: s.logger, Registerer: s.registry,
+		TrustedProxies: f.Listen.TrustedProxies, Clock: s.options.Clock, Logger: s.logger, Registerer: s.registry,
 		CountRefusal: s.journal.CountRefusal, Mounts: s.mounts(),
 	})
 	return err
 }
 
-func (s *Stack) chainPEMs() [][]string {
-	var all [][]string
-	for _, c := range s.authority.TrustBundle(ca.DefaultName) {
-		all = append(all, c.PEM())
-	}
-	return all
-}
-
 // Ready tells by name which part could do its work now. It does no I/O.
 func (s *Stack) Ready() map[string]bool {
+	n := s.current.Load()
 	ready := map[string]bool{"issuers": false}
-	for name, err := range s.authority.Ready() {
+	for name, err := range n.authority.Ready() {
 		ready[name] = err == nil
 	}
 	// One provider that is down must not take the service from the others.
-	for _, issuer := range s.verifier.Ready() {
+	for _, issuer := range n.verifier.Ready() {
 		if issuer.Ready {
 			ready["issuers"] = true
 		}
 	}
-	if s.file.Logs.Disabled {
+	if n.file.Logs.Disabled {
 		// Ready, for the operator said so; but whoever looks must see it.
 		ready["logs_disabled"] = true
 	}
@@ -170,6 +166,7 @@ func (s *Stack) Ready() map[string]bool {
 // Run serves until ctx ends, then drains within the configured bound and closes
 // everything. It returns nil after an orderly end.
 func (s *Stack) Run(ctx context.Context) error {
+	f := s.current.Load().file
 	if s.options.Listener != nil {
 		// Serve closes it too; but it may not come to that, and clients must not
 		// wait at a door behind which there is nobody.
@@ -178,26 +175,26 @@ func (s *Stack) Run(ctx context.Context) error {
 	// Whichever part ends first, by ctx or by failing, ends the others.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	side, err := s.startSideDoors(ctx)
+	side, err := s.startSideDoors(ctx, f)
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
+	s.current.Load().verifier.start()
 	var background sync.WaitGroup
-	background.Go(func() { s.verifier.Run(ctx) })
-	err = s.journal.Event(ctx, "start", slog.String("version", s.options.Version), slog.String("public_url", s.file.PublicURL),
-		slog.String("config_digest", hex.EncodeToString(s.file.Digest[:])), slog.Bool("logs_disabled", s.file.Logs.Disabled))
+	err = s.journal.Event(ctx, "start", slog.String("version", s.options.Version), slog.String("public_url", f.PublicURL),
+		slog.String("config_digest", hex.EncodeToString(f.Digest[:])), slog.Bool("logs_disabled", f.Logs.Disabled))
 	if err != nil {
-		cancel()
-		background.Wait()
 		return errors.Join(fmt.Errorf("recording the start: %w", err), side.Close(), s.Close())
 	}
-	if s.file.Logs.Disabled {
+	if f.Logs.Disabled {
 		s.logger.Warn("certificates are not logged, because the configuration says `logs: disabled`")
 	}
 	background.Go(func() { s.watchLog(ctx, cancel) })
+	background.Go(func() { s.follow(ctx) })
+	background.Go(func() { s.warn(ctx) })
 	err = s.server.Serve(ctx, server.ListenConfig{
-		Address: s.file.Listen.Address, Listener: s.options.Listener, Plaintext: s.file.Listen.Plaintext,
-		CertificateFile: s.file.Listen.TLS.Certificate, KeyFile: s.file.Listen.TLS.Key, Drain: s.file.Shutdown,
+		Address: f.Listen.Address, Listener: s.options.Listener, Plaintext: f.Listen.Plaintext,
+		CertificateFile: f.Listen.TLS.Certificate, KeyFile: f.Listen.TLS.Key, Drain: f.Shutdown,
 	})
 	cancel()
 	background.Wait()
@@ -219,17 +216,24 @@ func bounded(step func(context.Context) error) error {
 // still do belongs in it. Run calls it; calling it again does nothing.
 func (s *Stack) Close() error {
 	s.once.Do(func() {
+		s.reloading.Lock()
+		s.closed = true
+		s.reloading.Unlock()
 		var errs []error
 		if s.server != nil {
 			s.server.Close()
 		}
+		s.retiring.Wait()
 		for _, l := range s.embedded {
 			errs = append(errs, bounded(l.Close))
+		}
+		if n := s.current.Load(); n != nil {
+			n.verifier.stop()
+			n.close()
 		}
 		if s.journal != nil {
 			errs = append(errs, bounded(s.journal.Close))
 		}
-		s.plan.close()
 		s.closeErr = errors.Join(errs...)
 	})
 	return s.closeErr

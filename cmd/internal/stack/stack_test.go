@@ -424,7 +424,7 @@ func TestLogsDisabledGivesADetachedAnswer(t *testing.T) {
 	defer func() { s.must(stack.Close()) }()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { stack.verifier.Run(ctx); close(done) }()
+	go func() { stack.current.Load().verifier.Run(ctx); close(done) }()
 	defer func() { cancel(); <-done }()
 	s.awaitKeys(stack)
 	srv := httptest.NewServer(stack.server.Handler())

@@ -2,16 +2,20 @@ package stack
 
 import (
 	"fmt"
+	"net"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/trust"
 )
 
-// trustFiles are the published trust documents. They are always in step with
-// the chains and logs in use: they are made again whenever another set of chains
-// is in the trust bundle.
+// trustFiles are the published trust documents of one authority. They are always
+// in step with the chains and logs in use: they are made again whenever another
+// set of chains is in the trust bundle.
 type trustFiles struct {
 	input  trust.Input // without chains
 	bundle func() []*ca.Chain
@@ -23,23 +27,58 @@ type trustFiles struct {
 
 // newTrustFiles makes the documents once, so that what clients could not use
 // stops the service before it starts.
-func newTrustFiles(s *Stack) (*trustFiles, error) {
+func (s *Stack) newTrustFiles(n *snapshot, name string) (*trustFiles, error) {
 	f := &trustFiles{
-		input:  trustInput(s.plan),
-		bundle: func() []*ca.Chain { return s.authority.TrustBundle(ca.DefaultName) },
+		input:  trustInput(n.plan, name),
+		bundle: func() []*ca.Chain { return n.authority.TrustBundle(name) },
 	}
 	for _, l := range s.embedded {
+		if !slices.ContainsFunc(n.file.Logs.List, func(c config.Log) bool { return c.Embedded != nil && c.Name == l.Name() }) {
+			continue
+		}
 		f.input.Logs = append(f.input.Logs, trust.Log{
-			URL: f.input.PublicURL + LogPath(l.Name()), PublicKeyDER: l.PublicKey(), Start: l.Created(),
+			URL: n.file.PublicURL + LogPath(l.Name()), PublicKeyDER: l.PublicKey(), Start: l.Created(),
 		})
 	}
-	return f, f.refresh()
+	if err := f.refresh(); err != nil {
+		return nil, fmt.Errorf("authority %q: %w", name, err)
+	}
+	return f, nil
+}
+
+// authorities names every authority, the default one first.
+func (p *plan) authorities() []string {
+	names := []string{config.DefaultName}
+	for _, a := range p.file.Authorities {
+		names = append(names, a.Name)
+	}
+	return names
+}
+
+// addressOf is the URL under which clients reach an authority: its first host, or
+// else its prefix. Everything else about it is as in the public URL.
+func addressOf(f *config.File, name string) string {
+	i := slices.IndexFunc(f.Authorities, func(a config.Authority) bool { return a.Name == name })
+	if i < 0 {
+		return f.PublicURL
+	}
+	a := f.Authorities[i]
+	u, err := url.Parse(f.PublicURL)
+	if len(a.Hosts) == 0 || err != nil {
+		return f.PublicURL + a.PathPrefix
+	}
+	port := u.Port()
+	u.Host = a.Hosts[0]
+	if port != "" {
+		u.Host = net.JoinHostPort(u.Host, port)
+	}
+	return u.String()
 }
 
 // trustInput is what the documents say apart from chains and embedded logs,
 // which only the running service knows.
-func trustInput(p *plan) trust.Input {
-	in := trust.Input{PublicURL: p.file.PublicURL, TSAs: p.tsas}
+func trustInput(p *plan, name string) trust.Input {
+	in := trust.Input{PublicURL: addressOf(p.file, name), TSAs: p.tsas}
 	for _, i := range p.issuers {
 		in.Issuers = append(in.Issuers, trust.Issuer{URL: i.URL})
 	}
@@ -53,18 +92,27 @@ func trustInput(p *plan) trust.Input {
 
 // trustProblem reports why the documents could not be made of the plan.
 func trustProblem(p *plan) error {
-	in := trustInput(p)
-	for _, c := range p.chains {
-		in.Chains = append(in.Chains, trustChain(c))
+	for _, name := range p.authorities() {
+		in := trustInput(p, name)
+		for _, c := range p.chains {
+			if c.Authority() == name {
+				in.Chains = append(in.Chains, trustChains(c)...)
+			}
+		}
+		if _, err := trust.TrustedRoot(in); err != nil {
+			return fmt.Errorf("authority %q: %w", name, err)
+		}
+		if _, err := trust.SigningConfig(in); err != nil {
+			return fmt.Errorf("authority %q: %w", name, err)
+		}
 	}
-	if _, err := trust.TrustedRoot(in); err != nil {
-		return err
-	}
-	_, err := trust.SigningConfig(in)
-	return err
+	return nil
 }
 
-func trustChain(c *ca.Chain) trust.Chain { return trust.Chain{Certificates: c.Certificates()} }
+// trustChains are the paths of a chain, its own first.
+func trustChains(c *ca.Chain) []trust.Chain {
+	return []trust.Chain{{Certificates: c.Certificates()}}
+}
 
 func (f *trustFiles) refresh() error {
 	chains := f.bundle()
@@ -78,7 +126,7 @@ func (f *trustFiles) refresh() error {
 	}
 	in := f.input
 	for _, c := range chains {
-		in.Chains = append(in.Chains, trustChain(c))
+		in.Chains = append(in.Chains, trustChains(c)...)
 	}
 	root, err := trust.TrustedRoot(in)
 	if err != nil {
@@ -92,8 +140,9 @@ func (f *trustFiles) refresh() error {
 	return nil
 }
 
-// documents returns both documents for the present time. A set of chains that
-// cannot be published leaves the last documents: NewChain has checked each.
+// documents returns both documents for the present time; none while no chain is
+// published. A set of chains that cannot be published leaves the last documents:
+// NewChain has checked each.
 func (f *trustFiles) documents() (trustedRoot, signing []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
