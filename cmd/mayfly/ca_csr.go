@@ -145,7 +145,7 @@ The administrator of the PKI checks before signing:
 To sign it (guides: docs/pki):
   OpenSSL  openssl x509 -req -in %[1]s -CA root.pem -CAkey root.key -days 1825 -copy_extensions copyall -out issued.pem
   AD CS    certreq -submit -attrib "CertificateTemplate:SubCA" %[1]s issued.cer issued.p7b
-  EJBCA    bin/ejbca.sh createcert --username mayfly -c %[1]s -f issued.pem
+  EJBCA    bin/ejbca.sh createcert --username mayfly --password PASSWORD -c %[1]s -f issued.pem
   OpenBao  bao write -field=certificate pki/root/sign-intermediate csr=@%[1]s use_csr_values=true max_path_length=0 ttl=43800h > issued.pem
 
 With what comes back, and the root:
