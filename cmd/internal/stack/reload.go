@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/config"
 )
 
 // reloads is what became of the reloads so far. It is changed by whoever holds
@@ -126,7 +125,6 @@ func (s *Stack) prepare(ctx context.Context, before *snapshot) (*snapshot, error
 		return nil, problems
 	}
 	p := newPlan(ctx, f, planning{now: s.options.Clock(), demo: s.options.Demo, open: openKey})
-	p.checkSuccession(before.plan, s.reloads.since(), s.options.Clock())
 	if len(p.problems) > 0 {
 		p.close()
 		return nil, p.sorted()
@@ -171,47 +169,4 @@ func (s *Stack) refused(ctx context.Context, before *snapshot, why string, err e
 	if recErr != nil {
 		s.logger.Error("the refusal is not in the journal", "err", recErr)
 	}
-}
-
-// checkSuccession refuses a configuration whose chains would sign before clients
-// can know them.
-func (p *plan) checkSuccession(before *plan, published map[string]time.Time, now time.Time) {
-	for i, c := range p.file.Chains {
-		since, known := published[c.Name]
-		if c.Emergency || c.Retired(now) || p.first(before, c) || (known && before.active(c.Name, now)) {
-			continue
-		}
-		if !known {
-			since = now
-		}
-		if c.PublishFrom.After(since) {
-			since = c.PublishFrom
-		}
-		if lead := c.Activate.Sub(since); lead < c.MinLead {
-			p.bad(fmt.Sprintf("chains[%d].activate", i), "the chain would sign %s after it is first published, sooner than min_lead (%s); "+
-				"let activate be %s or later, or write emergency: true and expect clients with older trust files to refuse its certificates",
-				max(lead, 0).Round(time.Second), c.MinLead, since.Add(c.MinLead).UTC().Format(time.RFC3339))
-		}
-	}
-}
-
-// first reports that the authority of a chain had none before, so that nobody has
-// trust files to be out of date.
-func (p *plan) first(before *plan, c config.Chain) bool {
-	for _, old := range before.file.Chains {
-		if old.Authority == c.Authority {
-			return false
-		}
-	}
-	return true
-}
-
-// active reports that a chain of that name may sign already.
-func (p *plan) active(name string, now time.Time) bool {
-	for _, c := range p.file.Chains {
-		if c.Name == name {
-			return c.Active(now)
-		}
-	}
-	return false
 }

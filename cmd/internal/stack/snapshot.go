@@ -43,8 +43,13 @@ func (s *Stack) newSnapshot(p *plan, before *snapshot) (*snapshot, error) {
 	if n.log, err = s.poolFor(p, before); err != nil {
 		return nil, err
 	}
-	if n.authority, err = s.issuing(n, ""); err != nil {
-		return nil, err
+	var previous *ca.Authority
+	if before != nil {
+		previous = before.authority
+	}
+	if n.authority, err = s.issuing(n, "", previous); err != nil {
+		// What New refuses of good parts is how the chains follow each other.
+		return nil, config.Problems{p.file.Problem("chains", "%v", err)}
 	}
 	for _, name := range p.authorities() {
 		if n.trust[name], err = s.newTrustFiles(n, name); err != nil {
@@ -55,7 +60,7 @@ func (s *Stack) newSnapshot(p *plan, before *snapshot) (*snapshot, error) {
 	n.public.Release = n.pins.release
 	n.public.Hosts, n.public.Prefixes = map[string]*server.Snapshot{}, map[string]*server.Snapshot{}
 	for _, a := range p.file.Authorities {
-		authority, err := s.issuing(n, a.Name)
+		authority, err := s.issuing(n, a.Name, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -70,16 +75,16 @@ func (s *Stack) newSnapshot(p *plan, before *snapshot) (*snapshot, error) {
 	return n, nil
 }
 
-// issuing makes what issues at one address: with a name, from that authority
-// only.
-func (s *Stack) issuing(n *snapshot, only string) (*ca.Authority, error) {
+// issuing makes what issues at one address: with a name, from that authority only.
+// With a previous one, it refuses chains that would surprise clients.
+func (s *Stack) issuing(n *snapshot, only string, previous *ca.Authority) (*ca.Authority, error) {
 	decide := s.frozen.Guard(n.policy.Decide)
 	if only != "" {
 		decide = onlyFrom(only, decide)
 	}
 	return ca.New(ca.Config{
 		Chains: n.chains, Profiles: n.profiles, Policy: decide, Recorder: s.journal,
-		Log: n.log.asLog(), WithoutLog: n.file.Logs.Disabled, Clock: s.options.Clock, Registerer: s.registry,
+		Previous: previous, Log: n.log.asLog(), WithoutLog: n.file.Logs.Disabled, Clock: s.options.Clock, Registerer: s.registry,
 	})
 }
 
