@@ -104,6 +104,7 @@ const (
 	ReasonLogFailed        Reason = "log_unavailable"
 	ReasonAuditFailed      Reason = "audit_unavailable"
 	ReasonClock            Reason = "clock_unsafe"
+	ReasonSelfTest         Reason = "self_test"         // in records only
 	ReasonProfileViolation Reason = "profile_violation" // the judge found a difference
 )
 

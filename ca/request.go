@@ -18,7 +18,7 @@ type Request struct {
 	// Source is the client's address after trusted proxies were taken off.
 	Source netip.Addr
 	// API names the door that the request came through: "rest-v1", "rest-v2" or
-	// "grpc".
+	// "grpc". [APISelfTest] marks what nobody asked for.
 	API string
 	// ConfigDigest is SHA-256 of the configuration in force.
 	ConfigDigest [32]byte

@@ -143,6 +143,7 @@ var answers = map[ca.Reason]answer{
 	ca.ReasonAuditFailed:      unavailable.saying("The service cannot record certificates"),
 	ca.ReasonClock:            unavailable.saying("The clock of the service is not to be trusted"),
 	ca.ReasonProfileViolation: internal.saying(textCA),
+	ca.ReasonSelfTest:         internal,
 }
 
 // answerTo returns the row of a refusal. A reason without one is a bug of ours,
