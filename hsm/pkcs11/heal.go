@@ -306,7 +306,7 @@ func (t *Token) connect(ctx context.Context) (*connection, uint64, error) {
 		return t.establish(epoch, refs)
 	}, func(conn *connection, err error) {
 		if err == nil {
-			t.discard(conn)
+			t.late(conn)
 		}
 	})
 	return conn, epoch, err
@@ -317,6 +317,20 @@ func (t *Token) discard(conn *connection) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.leave(conn)
+}
+
+// late is given a connection that nobody waits for any more. The next attempt to
+// connect closes its sessions; if there is none to come, it is done here.
+func (t *Token) late(conn *connection) {
+	t.discard(conn)
+	t.mu.Lock()
+	closed := t.closed
+	t.mu.Unlock()
+	if closed {
+		ctx, cancel := context.WithTimeout(context.Background(), checkFor)
+		defer cancel()
+		_ = t.closeLeftovers(ctx)
+	}
 }
 
 // readPIN returns the PIN, which the caller clears.

@@ -133,7 +133,7 @@ func (t *Token) adopt(ctx context.Context, ref *keyRef) error {
 	if err != nil && conn != nil && classify(err).broken() && !t.unusable(conn, ref) {
 		// The connection was stale. The next one looks for the key.
 		t.broken(conn, err)
-		if t.await(ctx, conn) {
+		if err = t.await(ctx, conn); err == nil {
 			_, err = t.search(ctx, ref)
 		}
 	}
@@ -237,7 +237,7 @@ func (r *keyRef) checkAttributes(a api, s p11.SessionHandle, key *foundKey) erro
 	if err != nil {
 		return err
 	}
-	if !(known && sensitive) && !r.allowExtractable {
+	if (!known || !sensitive) && !r.allowExtractable {
 		return fault(classConfig, "the key is not sensitive (CKA_SENSITIVE is not true): the token shows its private half to whoever logs in; make a new key with mayfly hsm keygen, or set allow_extractable")
 	}
 	extractable, known, err := flag(a, s, key.handle, p11.CKA_EXTRACTABLE)

@@ -83,23 +83,23 @@ var registry = struct {
 
 // openModule loads a library, or finds it loaded. It does not initialise it.
 func openModule(path string) (*module, error) {
-	real, err := checkModule(path)
+	found, err := checkModule(path)
 	if err != nil {
 		return nil, err
 	}
 	registry.Lock()
 	defer registry.Unlock()
-	if m := registry.modules[real]; m != nil {
+	if m := registry.modules[found]; m != nil {
 		m.refs++
 		return m, nil
 	}
-	ctx := p11.New(real)
+	ctx := p11.New(found)
 	if ctx == nil {
-		return nil, fmt.Errorf("loading PKCS#11 library %s: it is not a shared library for this machine that has C_GetFunctionList, or one that it needs is missing (ldd %s)", path, real)
+		return nil, fmt.Errorf("loading PKCS#11 library %s: it is not a shared library for this machine that has C_GetFunctionList, or one that it needs is missing (ldd %s)", path, found)
 	}
-	m := newModule(real, ctx)
+	m := newModule(found, ctx)
 	m.refs = 1
-	registry.modules[real] = m
+	registry.modules[found] = m
 	return m, nil
 }
 

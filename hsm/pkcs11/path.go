@@ -17,21 +17,21 @@ func checkModule(path string) (string, error) {
 	if !filepath.IsAbs(path) {
 		return "", fmt.Errorf("PKCS#11 library %q must be an absolute path", path)
 	}
-	real, err := filepath.EvalSymlinks(path)
+	found, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return "", fmt.Errorf("finding PKCS#11 library: %w", err)
 	}
-	st, err := os.Stat(real)
+	st, err := os.Stat(found)
 	if err != nil {
 		return "", fmt.Errorf("finding PKCS#11 library: %w", err)
 	}
 	if !st.Mode().IsRegular() {
-		return "", fmt.Errorf("PKCS#11 library %s is not a regular file", real)
+		return "", fmt.Errorf("PKCS#11 library %s is not a regular file", found)
 	}
-	if err := checkRootOnly(real, st, 0); err != nil {
+	if err := checkRootOnly(found, st, 0); err != nil {
 		return "", err
 	}
-	for dir := filepath.Dir(real); ; dir = filepath.Dir(dir) {
+	for dir := filepath.Dir(found); ; dir = filepath.Dir(dir) {
 		st, err := os.Stat(dir)
 		if err != nil {
 			return "", fmt.Errorf("checking the directories of PKCS#11 library: %w", err)
@@ -41,7 +41,7 @@ func checkModule(path string) (string, error) {
 			return "", err
 		}
 		if dir == filepath.Dir(dir) {
-			return real, nil
+			return found, nil
 		}
 	}
 }

@@ -168,10 +168,14 @@ func (t *Token) openSession(slot uint) (p11.SessionHandle, error) {
 	return s, nil
 }
 
-// closeSession closes a session. What it returns changes nothing: either way the
-// session is not used again.
+// closeSession closes a session that is not used again, whatever C_CloseSession
+// says. If it says that it could not, it is asked once more: a session that stays
+// open is one less for all programs that share the token.
 func (t *Token) closeSession(s p11.SessionHandle) {
-	_ = t.module.api.CloseSession(s)
+	err := t.module.api.CloseSession(s)
+	if err != nil && classify(err) != classSession {
+		_ = t.module.api.CloseSession(s)
+	}
 	t.count(-1)
 }
 

@@ -191,15 +191,20 @@ func (t *Token) sign(ctx context.Context, ref *keyRef, r *request, patient bool)
 			pause = min(2*pause, maxCapacityPause)
 			continue
 		}
-		if tried[c] {
+		if _, away := errors.AsType[*awayError](err); !away {
+			if tried[c] {
+				return nil, err
+			}
+			tried[c] = true
+			if c == classSession {
+				continue
+			}
+		}
+		if !patient {
 			return nil, err
 		}
-		tried[c] = true
-		if c == classSession {
-			continue
-		}
-		if !patient || !t.await(ctx, conn) {
-			return nil, err
+		if cause := t.await(ctx, conn); cause != nil {
+			return nil, fmt.Errorf("%w (seen first: %w)", cause, err)
 		}
 	}
 }
@@ -237,27 +242,32 @@ func (t *Token) signOnce(ctx context.Context, ref *keyRef, r *request) ([]byte, 
 	return sig, conn, nil
 }
 
-// await waits for a connection other than the one that failed. It reports false
-// if the next attempt to make one fails.
-func (t *Token) await(ctx context.Context, failed *connection) bool {
-	t.mu.Lock()
-	if t.conn != nil && t.conn != failed {
+// awaitAttempts is how many attempts to connect a signature waits for: the first
+// begins at once, the second after a moment. Who finds a token that is away for
+// longer is told so, and Ready turns away those after him.
+const awaitAttempts = 2
+
+// await waits for a connection other than the one that failed, and returns why
+// there is none.
+func (t *Token) await(ctx context.Context, failed *connection) error {
+	for range awaitAttempts {
+		t.mu.Lock()
+		if t.conn != nil && t.conn != failed {
+			t.mu.Unlock()
+			return nil
+		}
+		if t.closed || t.cause != nil && classify(t.cause) == classFatal {
+			defer t.mu.Unlock()
+			return t.availableLocked()
+		}
+		attempt := t.healed
 		t.mu.Unlock()
-		return true
+		t.wake()
+		select {
+		case <-attempt:
+		case <-ctx.Done():
+			return &classError{classHung, fmt.Errorf("waiting for a new connection: %w", ctx.Err())}
+		}
 	}
-	if t.closed || t.cause != nil && classify(t.cause) == classFatal {
-		t.mu.Unlock()
-		return false
-	}
-	attempt := t.healed
-	t.mu.Unlock()
-	t.wake()
-	select {
-	case <-attempt:
-	case <-ctx.Done():
-		return false
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.conn != nil
+	return t.available()
 }

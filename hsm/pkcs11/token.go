@@ -91,6 +91,12 @@ type Token struct {
 // errClosed is what a closed token or key says.
 var errClosed = fault(classCaller, "closed")
 
+// awayError means that there is no connection, and that nothing was tried.
+type awayError struct{ err error }
+
+func (e *awayError) Error() string { return e.err.Error() }
+func (e *awayError) Unwrap() error { return e.err }
+
 type leftover struct {
 	epoch   uint64
 	session p11.SessionHandle
@@ -200,7 +206,7 @@ func (t *Token) availableLocked() error {
 	case t.closed:
 		return errClosed
 	case t.conn == nil:
-		return fmt.Errorf("not connected since %s: %w", t.since.UTC().Format(time.RFC3339), t.cause)
+		return &awayError{fmt.Errorf("not connected since %s: %w", t.since.UTC().Format(time.RFC3339), t.cause)}
 	}
 	_, stuck := t.hangs.figures()
 	if _, size := t.slots.figures(); 2*stuck > size {
@@ -266,12 +272,17 @@ func (t *Token) Close(ctx context.Context) error {
 	t.showReady()
 	size := t.slots.restore()
 	var err error
-	for range size {
+	taken := 0
+	for ; taken < size; taken++ {
 		// Who holds all slots knows that nobody signs.
 		if err = t.slots.acquire(ctx); err != nil {
 			err = fmt.Errorf("waiting for signatures under way: %w", err)
 			break
 		}
+	}
+	for range taken {
+		// Those who wait get their turn, to be told that the token is closed.
+		t.slots.release()
 	}
 	if closing := t.closeLeftovers(ctx); err == nil {
 		err = closing
