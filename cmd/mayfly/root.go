@@ -29,7 +29,7 @@ To try it without any set-up, run mayfly-dev instead.`,
 		SilenceErrors: true,
 		Version:       versionText(),
 	}
-	cmd.AddCommand(serveCommand(), reloadCommand(), configCommand(), logCommand(), auditCommand(), caCommand(), policyCommand(), freezeCommand(), unfreezeCommand(), loginCommand(), issuerCommand(), versionCommand())
+	cmd.AddCommand(serveCommand(), reloadCommand(), configCommand(), logCommand(), auditCommand(), caCommand(), policyCommand(), freezeCommand(), unfreezeCommand(), loginCommand(), issuerCommand(), hsmCommand(), versionCommand())
 	return cmd
 }
 

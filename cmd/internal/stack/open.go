@@ -12,14 +12,6 @@ import (
 	"github.com/mayfly-ca/mayfly/hsm"
 )
 
-// openKey opens a CA key for signing.
-func openKey(_ context.Context, _ *config.File, _ string, k config.Key, _ crypto.PublicKey) (hsm.Key, error) {
-	if len(k.Tokens) > 0 {
-		return nil, errors.New("keys on tokens cannot be used yet; name a file")
-	}
-	return openFile(k)
-}
-
 func openFile(k config.Key) (hsm.Key, error) {
 	return hsm.LoadFile(hsm.FileConfig{Path: k.File, PassphraseFile: k.PassphraseFile})
 }

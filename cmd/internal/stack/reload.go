@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"time"
-
 )
 
 // reloads is what became of the reloads so far. It is changed by whoever holds
@@ -124,7 +123,7 @@ func (s *Stack) prepare(ctx context.Context, before *snapshot) (*snapshot, error
 	if problems := restartNeeded(before.file, f); len(problems) > 0 {
 		return nil, problems
 	}
-	p := newPlan(ctx, f, planning{now: s.options.Clock(), demo: s.options.Demo, open: openKey})
+	p := newPlan(ctx, f, planning{now: s.options.Clock(), demo: s.options.Demo, open: s.tokens.Key})
 	if len(p.problems) > 0 {
 		p.close()
 		return nil, p.sorted()

@@ -52,6 +52,7 @@ type Stack struct {
 	journal  *audit.Journal
 	frozen   *freeze.List
 	embedded []*embedded.Log
+	tokens   *Tokens
 	server   *server.Server
 	current  atomic.Pointer[snapshot]
 	// reloading is held by the one reload at a time, and guards reloads and
@@ -61,6 +62,10 @@ type Stack struct {
 	closed    bool
 	// ending says that something ends within a week.
 	ending atomic.Bool
+	// stuck is told that calls hang in a token's library, and stuckErr is why that
+	// ended the service; Run reads it when all goroutines have ended.
+	stuck    chan error
+	stuckErr error
 	// retiring counts snapshots that wait for their last requests.
 	retiring sync.WaitGroup
 	once     sync.Once
@@ -73,10 +78,11 @@ func Open(ctx context.Context, f *config.File, o Options) (*Stack, error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	s := &Stack{options: o, logger: logger(o.Logger), registry: prometheus.NewRegistry()}
+	s := &Stack{options: o, logger: logger(o.Logger), registry: prometheus.NewRegistry(), stuck: make(chan error, 1)}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.metrics = newMetrics(s.registry)
-	p := newPlan(ctx, f, planning{now: o.Clock(), demo: o.Demo, open: openKey})
+	s.tokens = &Tokens{Logger: s.logger, Registerer: s.registry, Clock: o.Clock, OnStuck: s.hearOfStuck}
+	p := newPlan(ctx, f, planning{now: o.Clock(), demo: o.Demo, open: s.tokens.Key})
 	if len(p.problems) > 0 {
 		p.close()
 		return nil, p.sorted()
@@ -190,6 +196,7 @@ func (s *Stack) Run(ctx context.Context) error {
 		s.logger.Warn("certificates are not logged, because the configuration says `logs: disabled`")
 	}
 	background.Go(func() { s.watchLog(ctx, cancel) })
+	background.Go(func() { s.watchTokens(ctx, cancel) })
 	background.Go(func() { s.follow(ctx) })
 	background.Go(func() { s.warn(ctx) })
 	err = s.server.Serve(ctx, server.ListenConfig{
@@ -199,7 +206,7 @@ func (s *Stack) Run(ctx context.Context) error {
 	cancel()
 	background.Wait()
 	stopped := bounded(func(ctx context.Context) error { return s.journal.Event(ctx, "stop") })
-	return errors.Join(err, s.logFailure(), stopped, side.Close(), s.Close())
+	return errors.Join(err, s.logFailure(), s.stuckErr, stopped, side.Close(), s.Close())
 }
 
 // closeTimeout bounds each step after the drain: a disk that hangs must not keep
