@@ -2,13 +2,20 @@ package ceremony
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/ca"
 )
@@ -64,6 +71,10 @@ func TestNewHierarchyIsWhatVerifiersWant(t *testing.T) {
 
 func TestNewHierarchyRefuses(t *testing.T) {
 	key, other := newKey(t), newKey(t)
+	p521, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for want, change := range map[string]func(*HierarchyConfig){
 		"two keys":                func(c *HierarchyConfig) { c.Root = nil },
 		"same key":                func(c *HierarchyConfig) { c.Issuing = key.Public() },
@@ -73,6 +84,7 @@ func TestNewHierarchyRefuses(t *testing.T) {
 		"allowed are 1 to 50":     func(c *HierarchyConfig) { c.IssuingYears = 0 },
 		"root must not end first": func(c *HierarchyConfig) { c.RootYears = 4 },
 		"another one":             func(c *HierarchyConfig) { c.Root = lying{key, other.Public()} },
+		"not usable, algorithms":  func(c *HierarchyConfig) { c.Issuing = p521.Public() },
 	} {
 		cfg := HierarchyConfig{
 			RootName: name(t, "CN=Root"), IssuingName: name(t, "CN=Issuing"), RootYears: 20, IssuingYears: 5,
@@ -126,6 +138,7 @@ func TestReadCertificatesRefuses(t *testing.T) {
 	if err := WritePublic(message, []byte("hello")); err != nil {
 		t.Fatal(err)
 	}
+	detached := []byte(tool(t, "openssl", "cms", "-sign", "-in", message, "-signer", cert, "-inkey", key, "-outform", "PEM"))
 	signed := []byte(tool(t, "openssl", "cms", "-sign", "-in", message, "-signer", cert, "-inkey", key, "-outform", "PEM", "-nodetach"))
 	text, err := os.ReadFile(key)
 	if err != nil {
@@ -142,6 +155,8 @@ func TestReadCertificatesRefuses(t *testing.T) {
 		{"a request", "certificate request", pem.EncodeToMemory(&pem.Block{Type: "NEW CERTIFICATE REQUEST"})},
 		{"a CRL", "X509 CRL", pem.EncodeToMemory(&pem.Block{Type: "X509 CRL"})},
 		{"a signed message", "message or a signature", signed},
+		{"a signature", "message or a signature", detached},
+		{"a message", "message or a signature", withContent(h.Root.Raw)},
 		{"UTF-16", "UTF-16", []byte("\xff\xfe-\x00-\x00")},
 		{"broken DER", "neither", h.Root.Raw[:100]},
 		{"a byte after a certificate", "neither", append(bytes.Clone(h.Root.Raw), 0)},
@@ -150,6 +165,72 @@ func TestReadCertificatesRefuses(t *testing.T) {
 	} {
 		if certs, form, err := ReadCertificates(c.data); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("ReadCertificates of %s = %d, %q, %v; want an error with %q", c.what, len(certs), form, err, c.want)
+		}
+	}
+}
+
+// withContent returns a PKCS#7 without signers, with a certificate and a message.
+func withContent(certificate []byte) []byte {
+	explicit := cryptobyte_asn1.Tag(0).Constructed().ContextSpecific()
+	var b cryptobyte.Builder
+	b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1ObjectIdentifier(oidSignedData)
+		b.AddASN1(explicit, func(b *cryptobyte.Builder) {
+			b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				b.AddASN1Int64(1)
+				b.AddASN1(cryptobyte_asn1.SET, func(*cryptobyte.Builder) {})
+				b.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+					b.AddASN1ObjectIdentifier(oidData)
+					b.AddASN1(explicit, func(b *cryptobyte.Builder) { b.AddASN1OctetString([]byte("hello")) })
+				})
+				b.AddASN1(explicit, func(b *cryptobyte.Builder) { b.AddBytes(certificate) })
+				b.AddASN1(cryptobyte_asn1.SET, func(*cryptobyte.Builder) {})
+			})
+		})
+	})
+	return b.BytesOrPanic()
+}
+
+// A root that another one has cross-signed ends the path; the cross-signed
+// certificate is for a path of its own.
+func TestOrderPrefersTheSelfSignedIssuer(t *testing.T) {
+	root, issuing, other := newKey(t), newKey(t), hierarchy(t)
+	otherKey := newKey(t)
+	h, err := NewHierarchy(HierarchyConfig{
+		RootName: name(t, "CN=Root"), IssuingName: name(t, "CN=Issuing"), RootYears: 20, IssuingYears: 5,
+		Root: root, Issuing: issuing.Public(), Now: now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	template, err := template(name(t, "CN=Root"), root.Public(), now, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer := *other.Root
+	signer.PublicKey = otherKey.Public()
+	cross, err := create(template, &signer, root.Public(), otherKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, in := range [][]*x509.Certificate{{cross, h.Root, h.Issuing}, {h.Root, h.Issuing, cross}} {
+		path, rest, err := Order(in, issuing.Public())
+		if err != nil || len(path) != 2 || !path[1].Equal(h.Root) || len(rest) != 1 || !rest[0].Equal(cross) {
+			t.Errorf("Order with a cross-signed root = %d and %d certificates, %v; want the self-signed one in the path", len(path), len(rest), err)
+		}
+	}
+}
+
+func TestDesktopEvidenceAsksThisMachine(t *testing.T) {
+	h := hierarchy(t)
+	trusting := x509.NewCertPool()
+	trusting.AddCert(h.Root)
+	for _, c := range []struct {
+		system *x509.CertPool
+		want   int
+	}{{nil, 0}, {x509.NewCertPool(), 0}, {trusting, 1}} {
+		if got := DesktopEvidence(h.Chain(), c.system, now); len(got) != c.want {
+			t.Errorf("DesktopEvidence with %d roots on this machine = %v, want %d findings", c.want, got, c.want)
 		}
 	}
 }
@@ -166,6 +247,7 @@ func TestOrderFindsThePath(t *testing.T) {
 		{"twice", []*x509.Certificate{h.Root, h.Issuing, h.Root, h.Issuing}, 0},
 		// Of the same name, but another key: the signature decides.
 		{"with another root of that name", []*x509.Certificate{other.Root, h.Root, h.Issuing}, 1},
+		{"with another root of that name, later", []*x509.Certificate{h.Root, other.Root, h.Issuing}, 1},
 		{"with a whole other chain", []*x509.Certificate{other.Root, other.Issuing, h.Root, h.Issuing}, 2},
 	} {
 		path, rest, err := Order(c.in, h.Issuing.PublicKey)
@@ -192,6 +274,8 @@ func TestOrderFindsThePath(t *testing.T) {
 }
 
 func TestWriteDirectoryIsAllOrNothing(t *testing.T) {
+	// What is public must be so for the service's user, whatever root's umask is.
+	defer syscall.Umask(syscall.Umask(0o077))
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "pki")
 	files := []File{{Name: "root.pem", Data: []byte("root")}, {Name: "root.key", Secret: true, Data: []byte("key")}}

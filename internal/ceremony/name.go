@@ -132,32 +132,23 @@ func nextPart(text string) (p part, rest string, more bool, err error) {
 // ';', '<', '>', or '\' [...]; - the null (U+0000) character" must be escaped.
 func nextValue(text string) (value, rest string, more bool, err error) {
 	var b strings.Builder
-	bareEnd := false // the last character was a space without an escape
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
 		case c == ',':
-			return b.String(), text[i+1:], true, bareSpace(bareEnd)
+			return b.String(), text[i+1:], true, nil
 		case c == '\\':
 			n, err := unescape(&b, text[i+1:])
 			if err != nil {
 				return "", "", false, err
 			}
-			i, bareEnd = i+n, false
+			i += n
 		case strings.IndexByte(`"+;<>`, c) >= 0, c == '#' && i == 0, c == ' ' && i == 0:
 			return "", "", false, fmt.Errorf("%q must be written %q here", c, `\`+string(rune(c)))
 		default:
 			b.WriteByte(c)
-			bareEnd = c == ' '
 		}
 	}
-	return b.String(), "", false, bareSpace(bareEnd)
-}
-
-func bareSpace(is bool) error {
-	if is {
-		return errors.New("the value ends with a space")
-	}
-	return nil
+	return b.String(), "", false, nil
 }
 
 // unescape writes the character that follows a backslash and returns how much
