@@ -3,6 +3,7 @@ package embedded
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/transparency-dev/merkle/rfc6962"
@@ -12,11 +13,16 @@ import (
 
 // leaf is what a bundle says about one entry.
 type leaf struct {
-	time time.Time
-	hash [32]byte
+	index uint64
+	time  time.Time
+	hash  [32]byte
+	data  []byte // the TileLeaf, within what was parsed
 }
 
 // parseBundle reads a data tile of a static-ct-api log.
+func parseBundle(raw []byte) ([]leaf, error) { return parseLeaves(raw, layout.EntryBundleWidth) }
+
+// parseLeaves reads at most limit of what a data tile holds.
 //
 //	struct {
 //	    TimestampedEntry timestamped_entry;
@@ -26,58 +32,99 @@ type leaf struct {
 //	    };
 //	    Fingerprint certificate_chain<0..2^16-1>;
 //	} TileLeaf;
-//
-// This log holds precertificates only, so an x509_entry is an error.
-func parseBundle(raw []byte) ([]leaf, error) {
+func parseLeaves(raw []byte, limit int) ([]leaf, error) {
 	var leaves []leaf
 	in := cryptobyte.String(raw)
 	for !in.Empty() {
-		if len(leaves) == layout.EntryBundleWidth {
-			return nil, fmt.Errorf("bundle of more than %d entries", layout.EntryBundleWidth)
+		if len(leaves) == limit {
+			return nil, fmt.Errorf("more than %d entries", limit)
 		}
 		l, err := parseLeaf(&in)
 		if err != nil {
-			return nil, fmt.Errorf("entry %d of the bundle: %w", len(leaves), err)
+			return nil, fmt.Errorf("entry %d of %d bytes: %w", len(leaves), len(raw), err)
 		}
 		leaves = append(leaves, l)
 	}
 	return leaves, nil
 }
 
-// parseLeaf reads one TileLeaf.
+// parseLeaf reads one TileLeaf. Of extensions there must be what this log writes
+// and nothing else.
 //
 //	// RFC 6962, Section 3.4
 //	struct {
 //	    uint64 timestamp;
 //	    LogEntryType entry_type;
-//	    PreCert { opaque issuer_key_hash[32]; opaque TBSCertificate<1..2^24-1>; }
+//	    select (entry_type) {
+//	        case x509_entry: opaque ASN.1Cert<1..2^24-1>;
+//	        case precert_entry: PreCert {
+//	            opaque issuer_key_hash[32];
+//	            opaque TBSCertificate<1..2^24-1>;
+//	        };
+//	    };
 //	    CtExtensions extensions;
 //	} TimestampedEntry;
 func parseLeaf(in *cryptobyte.String) (leaf, error) {
 	start := *in
 	var ms uint64
 	var kind uint16
-	var tbs, extensions, precertificate, chain cryptobyte.String
+	var signedCertificate, extensions, precertificate, chain cryptobyte.String
 	if !in.ReadUint64(&ms) || !in.ReadUint16(&kind) {
 		return leaf{}, errors.New("truncated")
 	}
-	if kind != 1 {
-		return leaf{}, fmt.Errorf("entry type %d, want 1 (precert_entry)", kind)
+	if kind > 1 {
+		return leaf{}, fmt.Errorf("entry type %d, want 0 (x509_entry) or 1 (precert_entry)", kind)
 	}
-	if !in.Skip(32) || !in.ReadUint24LengthPrefixed(&tbs) || !in.ReadUint16LengthPrefixed(&extensions) {
+	precert := kind == 1
+	if precert && !in.Skip(32) || !in.ReadUint24LengthPrefixed(&signedCertificate) || len(signedCertificate) == 0 ||
+		!in.ReadUint16LengthPrefixed(&extensions) {
 		return leaf{}, errors.New("truncated")
 	}
 	signed := start[:len(start)-len(*in)]
-	if !in.ReadUint24LengthPrefixed(&precertificate) || !in.ReadUint16LengthPrefixed(&chain) {
+	if precert && (!in.ReadUint24LengthPrefixed(&precertificate) || len(precertificate) == 0) ||
+		!in.ReadUint16LengthPrefixed(&chain) {
 		return leaf{}, errors.New("truncated")
 	}
 	if len(chain)%32 != 0 {
 		return leaf{}, fmt.Errorf("certificate chain of %d bytes", len(chain))
 	}
-	if ms > 1<<62 {
+	if ms > math.MaxInt64 {
 		return leaf{}, errors.New("timestamp out of range")
+	}
+	index, err := parseLeafIndex(extensions)
+	if err != nil {
+		return leaf{}, err
 	}
 	// MerkleTreeLeaf: version v1, leaf type timestamped_entry, the entry.
 	hash := rfc6962.DefaultHasher.HashLeaf(append([]byte{0, 0}, signed...))
-	return leaf{time: time.UnixMilli(int64(ms)).UTC(), hash: [32]byte(hash)}, nil
+	return leaf{
+		index: index, time: time.UnixMilli(int64(ms)).UTC(), hash: [32]byte(hash),
+		data: start[:len(start)-len(*in)],
+	}, nil
+}
+
+// maxEntries is what 40 bits of leaf_index can count.
+const maxEntries = 1 << 40
+
+// leafIndexExtension encodes the only extension of a static-ct-api SCT.
+//
+//	extension_type leaf_index(0), opaque extension_data<0..2^16-1> with a uint40
+func leafIndexExtension(index uint64) []byte {
+	var b cryptobyte.Builder
+	b.AddUint8(0)
+	b.AddUint16(5)
+	b.AddUint8(uint8(index >> 32))
+	b.AddUint32(uint32(index))
+	return b.BytesOrPanic()
+}
+
+func parseLeafIndex(extensions cryptobyte.String) (uint64, error) {
+	var kind, high uint8
+	var low uint32
+	var data cryptobyte.String
+	if !extensions.ReadUint8(&kind) || kind != 0 || !extensions.ReadUint16LengthPrefixed(&data) || !extensions.Empty() ||
+		!data.ReadUint8(&high) || !data.ReadUint32(&low) || !data.Empty() {
+		return 0, errors.New("extensions are not one leaf_index")
+	}
+	return uint64(high)<<32 | uint64(low), nil
 }

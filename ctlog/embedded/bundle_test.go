@@ -2,7 +2,9 @@ package embedded
 
 import (
 	"testing"
+	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/sequence"
 	"github.com/mayfly-ca/mayfly/ctlog/internal/testca"
 	"github.com/transparency-dev/tessera/ctonly"
 )
@@ -85,4 +87,16 @@ func FuzzOpenCheckpoint(f *testing.F) {
 			t.Fatalf("open(%q) = %d entries, root %x", in, c.size, c.root)
 		}
 	})
+}
+
+// groupOf makes a group of one entry as the committer does.
+func groupOf(t testing.TB, ca *testca.CA, index uint64) sequence.Group {
+	t.Helper()
+	s := ca.Precertificate(t)
+	at := time.UnixMilli(1790000000000)
+	e := ctonly.Entry{
+		Timestamp: uint64(at.UnixMilli()), IsPrecert: true, Certificate: s.TBS, Precertificate: s.Precertificate,
+		IssuerKeyHash: s.IssuerKeyHash[:], FingerprintsChain: fingerprints(s.Issuers),
+	}
+	return sequence.Group{First: index, Count: 1, Time: at, Payload: e.LeafData(index)}
 }

@@ -1,9 +1,8 @@
 package embedded
 
 import (
-	"crypto"
+	"context"
 	"crypto/ecdsa"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -55,36 +54,6 @@ func treeHead(ms, size uint64, root [32]byte) [32]byte {
 	return sha256.Sum256(b.BytesOrPanic())
 }
 
-// signTreeHead makes the signature bytes of a checkpoint.
-//
-// static-ct-api: "The signature is the following structure, followed by nothing:
-//
-//	struct {
-//	    uint64 timestamp;
-//	    TreeHeadSignature signature;
-//	} RFC6962NoteSignature;"
-func signTreeHead(key crypto.Signer, c checkpoint) ([]byte, error) {
-	ms := uint64(c.time.UnixMilli())
-	signed, err := digitallySign(key, treeHead(ms, c.size, c.root))
-	if err != nil {
-		return nil, err
-	}
-	return append(binary.BigEndian.AppendUint64(nil, ms), signed...), nil
-}
-
-// digitallySign signs a SHA-256 digest and encodes the digitally-signed struct.
-func digitallySign(key crypto.Signer, digest [32]byte) ([]byte, error) {
-	signature, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
-	if err != nil {
-		return nil, err
-	}
-	var b cryptobyte.Builder
-	b.AddUint8(4) // sha256
-	b.AddUint8(3) // ecdsa
-	b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(signature) })
-	return b.Bytes()
-}
-
 // verifier is a note.Verifier for checkpoints of a static-ct-api log. The one of
 // transparency-dev/formats panics on a short signature.
 type verifier struct {
@@ -111,14 +80,44 @@ func (v *verifier) Verify(msg, sig []byte) bool {
 	}
 	in := cryptobyte.String(sig)
 	var ms uint64
+	return in.ReadUint64(&ms) && v.verifyDigest(treeHead(ms, text.Size, [32]byte(text.Hash)), in)
+}
+
+// verifyDigest verifies a digitally-signed struct.
+func (v *verifier) verifyDigest(digest [32]byte, signed []byte) bool {
+	in := cryptobyte.String(signed)
 	var algorithm uint16
 	var signature cryptobyte.String
-	if !in.ReadUint64(&ms) || !in.ReadUint16(&algorithm) || algorithm != 0x0403 ||
-		!in.ReadUint16LengthPrefixed(&signature) || !in.Empty() {
-		return false
+	return in.ReadUint16(&algorithm) && algorithm == 0x0403 &&
+		in.ReadUint16LengthPrefixed(&signature) && in.Empty() && ecdsa.VerifyASN1(v.key, digest[:], signature)
+}
+
+// sign makes the signed note of a checkpoint, and reads it back.
+//
+// static-ct-api: "The signature is the following structure, followed by nothing:
+//
+//	struct {
+//	    uint64 timestamp;
+//	    TreeHeadSignature signature;
+//	} RFC6962NoteSignature;"
+func (v *verifier) sign(ctx context.Context, key Signer, c checkpoint) ([]byte, error) {
+	ms := uint64(c.time.UnixMilli())
+	signed, err := digitallySign(ctx, key, treeHead(ms, c.size, c.root))
+	if err != nil {
+		return nil, err
 	}
-	digest := treeHead(ms, text.Size, [32]byte(text.Hash))
-	return ecdsa.VerifyASN1(v.key, digest[:], signature)
+	blob := binary.BigEndian.AppendUint32(nil, v.hash)
+	blob = append(binary.BigEndian.AppendUint64(blob, ms), signed...)
+	raw := fmt.Appendf(nil, "%s\n%d\n%s\n\n\u2014 %s %s\n", v.origin, c.size,
+		base64.StdEncoding.EncodeToString(c.root[:]), v.origin, base64.StdEncoding.EncodeToString(blob))
+	read, err := v.open(raw)
+	if err != nil {
+		return nil, fmt.Errorf("checking our own checkpoint: %w", err)
+	}
+	if read.size != c.size || read.root != c.root || !read.time.Equal(c.time) {
+		return nil, fmt.Errorf("our own checkpoint %q says something else", raw)
+	}
+	return raw, nil
 }
 
 // open verifies a checkpoint and reads it.

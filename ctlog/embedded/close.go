@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 )
 
-// Close refuses further submissions, finishes the batch in hand, answers those
+// Close refuses further submissions, finishes the group in hand, answers those
 // still waiting that the log is closed, waits for a checkpoint over everything
 // acknowledged, and gives the directory free. It is bounded by ctx, and may be
 // called again to wait longer.
@@ -34,10 +33,13 @@ func (l *Log) close(ctx context.Context) error {
 		case <-done:
 		case <-ctx.Done():
 			l.release()
-			return fmt.Errorf("waiting for the batch in hand: %w", context.Cause(ctx))
+			return fmt.Errorf("waiting for the group in hand: %w", context.Cause(ctx))
 		}
 	}
-	l.finishOnce.Do(func() { go l.finish() })
+	l.finishOnce.Do(func() {
+		close(l.last)
+		go l.finish()
+	})
 	select {
 	case <-l.finished:
 		return l.closeErr
@@ -47,42 +49,32 @@ func (l *Log) close(ctx context.Context) error {
 }
 
 // finish runs once, in a goroutine of its own because a disk that hangs knows no
-// context.
+// context. A checkpoint that cannot be published now will be at the next start.
 func (l *Log) finish() {
 	defer close(l.finished)
-	// A checkpoint that cannot be published now will be at the next start.
-	unpublished := l.engine.shutdown(context.Background())
-	settled := l.settle()
+	<-l.published
 	l.halt()
 	l.metrics.unregister()
-	if l.closeErr = errors.Join(unpublished, settled); settled != nil {
-		return
-	}
-	l.closeErr = errors.Join(l.closeErr, l.files.Close(), l.lock.Close())
+	l.mu.Lock()
+	unpublished := l.unpublished
+	l.mu.Unlock()
+	l.closeErr = errors.Join(unpublished, l.closeFiles())
 }
 
-// settle waits until the last checkpoint signed is the one on the disk. Tessera's
-// publisher cannot be waited for; but once it gets no more signatures, it can
-// write nothing else than the last one it got.
-func (l *Log) settle() error {
-	last, ok := l.publisher.close()
-	if !ok {
-		return nil
-	}
-	timeout := time.NewTimer(shutdownTimeout)
-	defer timeout.Stop()
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		published, err := l.readPublished()
-		if err == nil && published.time.Equal(last.time) && published.size == last.size {
-			return nil
+// closeFiles gives the directory free.
+func (l *Log) closeFiles() error {
+	var errs []error
+	if l.publisher != nil {
+		if l.publisher.sequence != nil {
+			errs = append(errs, l.publisher.sequence.Close())
 		}
-		select {
-		case <-ticker.C:
-		case <-timeout.C:
-			return errors.Join(errors.New("a checkpoint may still be on its way to the disk; "+
-				"the directory stays locked until the process ends"), err)
-		}
+		errs = append(errs, l.publisher.record.close())
 	}
+	if l.files != nil {
+		errs = append(errs, l.files.Close())
+	}
+	if l.lock != nil {
+		errs = append(errs, l.lock.Close())
+	}
+	return errors.Join(errs...)
 }

@@ -37,6 +37,8 @@ func TestMain(m *testing.M) {
 		openerChild(os.Args[1])
 	case "starved":
 		starvedChild(os.Args[1])
+	case "tessera":
+		tesseraChild(os.Args[1], os.Args[2])
 	case "fsck":
 		fsckChild(os.Args[1])
 	default:
@@ -67,13 +69,13 @@ const ackSize = 8 + 32
 func writerChild(dir, record string) {
 	t := childTB{}
 	l, err := Open(context.Background(), Config{
-		Dir: dir, CheckpointRecord: record, MinFreeBytes: 1, PublishInterval: 100 * time.Millisecond,
+		Dir: dir, CheckpointRecord: record, MinFreeBytes: 1, PublishInterval: 100 * time.Millisecond, segmentBytes: 5 << 20,
 	})
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
 	ca := testca.New(t)
-	for range 16 {
+	for range 64 {
 		go func() {
 			for {
 				s := ca.Precertificate(t)
@@ -141,7 +143,7 @@ func (b *limitedBuffer) Write(p []byte) (int, error) {
 }
 
 func TestKillNineLosesNothingThatWasAcknowledged(t *testing.T) {
-	rounds := 5
+	rounds := 20
 	if s := os.Getenv(roundsVariable); s != "" {
 		var err error
 		if rounds, err = strconv.Atoi(s); err != nil {
@@ -214,7 +216,6 @@ func TestASecondProcessIsRefused(t *testing.T) {
 }
 
 // starvedChild takes the process's file descriptors away while the log is open.
-// Tessera would panic in a goroutine of its own, which ends the child with 2.
 func starvedChild(dir string) {
 	t := childTB{}
 	l, err := Open(context.Background(), Config{Dir: dir, MinFreeBytes: 1})
@@ -222,6 +223,13 @@ func starvedChild(dir string) {
 		t.Fatalf("%v", err)
 	}
 	ca := testca.New(t)
+	submit := func() error {
+		_, err := l.Submit(context.Background(), ca.Precertificate(t))
+		return err
+	}
+	if err := submit(); err != nil {
+		t.Fatalf("with descriptors: %v", err)
+	}
 	var held []*os.File
 	for {
 		f, err := os.Open(os.DevNull)
@@ -230,16 +238,21 @@ func starvedChild(dir string) {
 		}
 		held = append(held, f)
 	}
-	for range 20 {
-		if _, err := l.Submit(context.Background(), ca.Precertificate(t)); !errors.Is(err, ctlog.ErrOverloaded) {
-			t.Fatalf("without descriptors: %v, want ErrOverloaded", err)
-		}
+	// What is in hand is sequenced without any. The watcher then stops the rest.
+	for errors.Is(submit(), nil) {
+	}
+	if err := submit(); !errors.Is(err, ctlog.ErrOverloaded) {
+		t.Fatalf("without descriptors: %v, want ErrOverloaded", err)
 	}
 	for _, f := range held {
 		_ = f.Close()
 	}
-	if _, err := l.Submit(context.Background(), ca.Precertificate(t)); err != nil {
+	l.observe(time.Now())
+	if err := submit(); err != nil {
 		t.Fatalf("with descriptors again: %v", err)
+	}
+	if err := l.Close(context.Background()); err != nil {
+		t.Fatalf("Close: %v", err)
 	}
 	os.Exit(0)
 }
@@ -266,7 +279,7 @@ func (f bundleFetcher) ReadEntryBundle(_ context.Context, index uint64, p uint8)
 // process of its own because it hangs, or exits, on a corrupt log.
 func fsckChild(dir string) {
 	t := childTB{}
-	in, key, err := loadInstance(dir)
+	in, key, err := loadInstance(dir, nil)
 	if err != nil {
 		t.Fatalf("%v", err)
 	}

@@ -3,57 +3,69 @@ package embedded
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/disk"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/disk/disktest"
 	"github.com/mayfly-ca/mayfly/ctlog/internal/testca"
-	"github.com/transparency-dev/tessera"
-	"github.com/transparency-dev/tessera/ctonly"
 )
 
-// intercept stands between the committer and Tessera. It must be called before
-// the first submission.
-func intercept(l *Log, f func(next tessera.IndexFuture) tessera.IndexFuture) {
-	add := l.engine.add
-	l.engine.add = func(ctx context.Context, e *ctonly.Entry) tessera.IndexFuture { return f(add(ctx, e)) }
+// faultyLog opens a log whose disk can fail.
+func faultyLog(t testing.TB, change func(*Config)) (*Log, Config, *disktest.Faulty) {
+	t.Helper()
+	dir, _ := initLog(t)
+	c := testConfig(t, dir)
+	faulty := &disktest.Faulty{}
+	c.fs = faulty
+	if change != nil {
+		change(&c)
+	}
+	return openLog(t, c), c, faulty
+}
+
+func isSegment(path string) bool {
+	return strings.HasSuffix(path, ".seq") || strings.HasSuffix(path, "/spare")
+}
+
+// errUnsynced is how a sync reports that it failed.
+var errUnsynced = fmt.Errorf("%w: %w", disk.ErrUnsynced, syscall.EIO)
+
+// fail makes one kind of operation fail, where it is asked to.
+func fail(op disktest.Op, where func(path string) bool, err error) disktest.Fault {
+	return func(o disktest.Op, path string) error {
+		if o == op && where(path) {
+			return err
+		}
+		return nil
+	}
 }
 
 // Both faults of a write: it did not happen, and it happened but was reported as
-// failed. Neither may yield an SCT, and both stop the log until it is opened again.
-func TestAnErrorOfTesseraStopsTheLogUntilItIsReopened(t *testing.T) {
-	broken := errors.New("disk on fire")
+// failed. Neither may yield an SCT, and both stop the log until it is opened
+// again, which finds out.
+func TestAnErrorOfTheSequenceFileStopsTheLogUntilItIsReopened(t *testing.T) {
 	for name, fault := range map[string]struct {
-		do   func(tessera.IndexFuture) tessera.IndexFuture
-		size uint64 // after the log is opened again
+		before, after disktest.Fault
+		size          int64 // after the log is opened again
 	}{
-		"did not happen": {func(tessera.IndexFuture) tessera.IndexFuture {
-			return func() (tessera.Index, error) { return tessera.Index{}, broken }
-		}, 0},
-		"happened, but failed": {func(next tessera.IndexFuture) tessera.IndexFuture {
-			return func() (tessera.Index, error) {
-				_, err := next()
-				return tessera.Index{}, errors.Join(broken, err)
-			}
-		}, 1},
-		"another index": {func(next tessera.IndexFuture) tessera.IndexFuture {
-			return func() (tessera.Index, error) {
-				i, err := next()
-				i.Index++
-				return i, err
-			}
-		}, 1},
+		"no write":          {fail(disktest.Write, isSegment, syscall.EIO), nil, 0},
+		"read-only":         {fail(disktest.Write, isSegment, syscall.EROFS), nil, 0},
+		"write, then error": {nil, fail(disktest.Write, isSegment, syscall.EIO), 1},
+		"no sync":           {fail(disktest.Datasync, isSegment, errUnsynced), nil, 1},
+		"sync, then error":  {nil, fail(disktest.Datasync, isSegment, errUnsynced), 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ca := testca.New(t)
-			dir, _ := initLog(t)
-			l := openLog(t, testConfig(t, dir))
-			intercept(l, fault.do)
-			if name == "did not happen" {
-				l.engine.add = func(context.Context, *ctonly.Entry) tessera.IndexFuture { return fault.do(nil) }
-			}
+			l, c, faulty := faultyLog(t, nil)
+			faulty.Set(fault.before, fault.after)
 			if sct, err := l.Submit(t.Context(), ca.Precertificate(t)); !errors.Is(err, ctlog.ErrUnavailable) {
 				t.Fatalf("Submit: %+v, %v; want ErrUnavailable", sct, err)
 			}
@@ -61,34 +73,161 @@ func TestAnErrorOfTesseraStopsTheLogUntilItIsReopened(t *testing.T) {
 			if err := l.Ready(); !errors.Is(err, ctlog.ErrUnavailable) || !strings.Contains(err.Error(), "stopped") {
 				t.Fatalf("Ready: %v, want ErrUnavailable because it stopped", err)
 			}
+			faulty.Set(nil, nil)
 			if sct, err := l.Submit(t.Context(), ca.Precertificate(t)); !errors.Is(err, ctlog.ErrUnavailable) {
 				t.Fatalf("Submit to the stopped log: %+v, %v; want ErrUnavailable", sct, err)
 			}
 			closeLog(t, l)
-			l = openLog(t, testConfig(t, dir))
-			if sct := submit(t, l, ca.Precertificate(t)); sct.Index != int64(fault.size) {
+			l = openLog(t, c)
+			if sct := submit(t, l, ca.Precertificate(t)); sct.Index != fault.size {
 				t.Fatalf("the first SCT after opening again has index %d, want %d", sct.Index, fault.size)
+			}
+			closeLog(t, l)
+			checkWithFsck(t, c.Dir)
+		})
+	}
+}
+
+// What was promised before the log stopped is published all the same.
+func TestAStoppedLogPublishesWhatItHasPromised(t *testing.T) {
+	ca := testca.New(t)
+	l, _, faulty := faultyLog(t, nil)
+	noCheckpoint := fail(disktest.Rename, func(path string) bool { return filepath.Base(path) == "checkpoint" }, syscall.ENOSPC)
+	faulty.Set(noCheckpoint, nil)
+	submit(t, l, ca.Precertificate(t))
+	faulty.Set(fail(disktest.Datasync, isSegment, errUnsynced), nil)
+	if sct, err := l.Submit(t.Context(), ca.Precertificate(t)); err == nil {
+		t.Fatalf("Submit gave %+v although the sync failed", sct)
+	}
+	<-l.Stopped()
+	eventually(t, func() bool { return l.publisher.head.Load().size == 1 })
+}
+
+// An error of a sync while publishing stops the log too: what readers see, or
+// the record holds, is not known any more.
+func TestAFailedSyncOfTheTreeStopsTheLog(t *testing.T) {
+	inTree := func(path string) bool { return strings.Contains(path, "/tree/") }
+	for name, before := range map[string]disktest.Fault{
+		"file":      fail(disktest.Sync, inTree, errUnsynced),
+		"directory": fail(disktest.SyncDir, inTree, errUnsynced),
+		"record": fail(disktest.Sync, func(path string) bool {
+			return strings.HasSuffix(path, "record.json.tmp")
+		}, errUnsynced),
+	} {
+		t.Run(name, func(t *testing.T) {
+			ca := testca.New(t)
+			record := filepath.Join(t.TempDir(), "record.json")
+			l, c, faulty := faultyLog(t, func(c *Config) { c.CheckpointRecord = record })
+			submit(t, l, ca.Precertificate(t)) // the issuers are stored
+			eventually(t, func() bool { return l.publisher.head.Load().size == 1 })
+			faulty.Set(before, nil)
+			submit(t, l, ca.Precertificate(t))
+			<-l.Stopped()
+			faulty.Set(nil, nil)
+			if _, err := l.Submit(t.Context(), ca.Precertificate(t)); !errors.Is(err, ctlog.ErrUnavailable) {
+				t.Errorf("Submit to the stopped log: %v, want ErrUnavailable", err)
+			}
+			_ = l.Close(t.Context()) // says that the last checkpoint was not published
+			if sct := fill(t, c, ca, 1)[0]; sct.Index != 2 {
+				t.Errorf("after opening again: index %d, want 2", sct.Index)
+			}
+			checkWithFsck(t, c.Dir)
+		})
+	}
+}
+
+// What passes by itself does not stop the log, and loses nothing.
+func TestALogOutlivesWhatPasses(t *testing.T) {
+	anything := func(path string) bool { return !isSegment(path) }
+	for name, before := range map[string]disktest.Fault{
+		"disk full":      fail(disktest.Write, anything, syscall.ENOSPC),
+		"no inodes":      fail(disktest.Open, anything, syscall.ENOSPC),
+		"no descriptors": fail(disktest.Open, func(string) bool { return true }, syscall.EMFILE),
+		"read-only":      fail(disktest.Rename, anything, syscall.EROFS),
+		"no directories": fail(disktest.Mkdir, anything, syscall.EDQUOT),
+		"no removal":     fail(disktest.Remove, anything, syscall.EACCES),
+	} {
+		t.Run(name, func(t *testing.T) {
+			ca := testca.New(t)
+			l, c, faulty := faultyLog(t, nil)
+			submit(t, l, ca.Precertificate(t))
+			eventually(t, func() bool { return l.publisher.head.Load().size == 1 })
+			faulty.Set(before, nil)
+			const n = 300
+			var wg sync.WaitGroup
+			for range n {
+				s := ca.Precertificate(t)
+				wg.Go(func() { submit(t, l, s) })
+			}
+			wg.Wait()
+			eventually(t, func() bool {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				return l.unpublished != nil || l.publisher.head.Load().size == n+1
+			})
+			faulty.Set(nil, nil)
+			eventually(t, func() bool { return l.publisher.head.Load().size == n+1 })
+			if err := l.Ready(); err != nil {
+				t.Errorf("Ready: %v", err)
+			}
+			closeLog(t, l)
+			checkWithFsck(t, c.Dir)
+			if left, err := filepath.Glob(filepath.Join(c.Dir, treeDir, tempDir, "*")); err != nil || len(left) > 0 {
+				t.Errorf("temporary files are left: %q, %v", left, err)
 			}
 		})
 	}
 }
 
-func TestAFutureThatNeverResolvesHangsNobody(t *testing.T) {
+// A new segment that cannot be made refuses only those who ask meanwhile.
+func TestWantOfSpaceForASegmentPasses(t *testing.T) {
 	ca := testca.New(t)
-	dir, _ := initLog(t)
-	c := testConfig(t, dir)
-	c.Queue = 2
-	l := openLog(t, c)
-	reached, resolve := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	intercept(l, func(next tessera.IndexFuture) tessera.IndexFuture {
-		return func() (tessera.Index, error) {
-			once.Do(func() { close(reached) })
-			<-resolve
-			return next()
+	l, c, faulty := faultyLog(t, nil)
+	isSpare := func(path string) bool { return strings.Contains(path, "/sequence/spare") }
+	faulty.Set(fail(disktest.Open, isSpare, syscall.ENOSPC), nil)
+	e := ca.Precertificate(t)
+	refusedAt := -1
+	for i := range 5000 {
+		_, err := l.Submit(t.Context(), e)
+		if err != nil {
+			if !errors.Is(err, syscall.ENOSPC) || !errors.Is(err, ctlog.ErrUnavailable) {
+				t.Fatalf("entry %d: %v, want ErrUnavailable for want of space", i, err)
+			}
+			refusedAt = i
+			break
 		}
-	})
-	// One submission in Tessera's hands, two in the queue.
+	}
+	if refusedAt < 0 {
+		t.Fatal("the segment was never full")
+	}
+	faulty.Set(nil, nil)
+	if sct := submit(t, l, e); sct.Index != int64(refusedAt) {
+		t.Fatalf("after there is space: index %d, want %d", sct.Index, refusedAt)
+	}
+	closeLog(t, l)
+	closeLog(t, openLog(t, c))
+	checkWithFsck(t, c.Dir)
+}
+
+// hang makes the next datasync wait, and says when it is there.
+func hang(faulty *disktest.Faulty) (reached <-chan struct{}, resolve chan<- struct{}) {
+	at, on := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	faulty.Set(func(op disktest.Op, _ string) error {
+		if op == disktest.Datasync {
+			once.Do(func() { close(at) })
+			<-on
+		}
+		return nil
+	}, nil)
+	return at, on
+}
+
+func TestADiskThatHangsHoldsNobody(t *testing.T) {
+	ca := testca.New(t)
+	l, c, faulty := faultyLog(t, func(c *Config) { c.Queue = 2 })
+	reached, resolve := hang(faulty)
+	// One submission in the disk's hands, two in the queue.
 	ctx, leave := context.WithCancel(t.Context())
 	results := make(chan error, 3)
 	for i := range 3 {
@@ -109,7 +248,7 @@ func TestAFutureThatNeverResolvesHangsNobody(t *testing.T) {
 		t.Errorf("Ready with a full queue: %v, want ErrOverloaded", err)
 	}
 	if !l.stalled(time.Now().Add(time.Minute)) || l.stalled(time.Now()) {
-		t.Error("a batch outstanding for a minute does not count as stalled, or a new one does")
+		t.Error("a group outstanding for a minute does not count as stalled, or a new one does")
 	}
 	leave()
 	for range 3 {
@@ -120,31 +259,22 @@ func TestAFutureThatNeverResolvesHangsNobody(t *testing.T) {
 	expired, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if err := l.Close(expired); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Close with a batch outstanding: %v, want the deadline", err)
+		t.Errorf("Close with a group outstanding: %v, want the deadline", err)
 	}
 	if _, err := l.Submit(t.Context(), ca.Precertificate(t)); !errors.Is(err, ctlog.ErrUnavailable) {
 		t.Errorf("Submit after Close: %v, want ErrUnavailable", err)
 	}
 	// The write may still land, so nobody else may have the directory.
-	refused(t, testConfig(t, dir), "open already")
+	refused(t, c, "open already")
 	close(resolve)
 	closeLog(t, l)
-	closeLog(t, openLog(t, testConfig(t, dir)))
+	closeLog(t, openLog(t, c))
 }
 
 func TestSubmitIsBoundedWithoutADeadline(t *testing.T) {
 	ca := testca.New(t)
-	dir, _ := initLog(t)
-	c := testConfig(t, dir)
-	c.StallAfter = 20 * time.Millisecond
-	l := openLog(t, c)
-	resolve := make(chan struct{})
-	intercept(l, func(next tessera.IndexFuture) tessera.IndexFuture {
-		return func() (tessera.Index, error) {
-			<-resolve
-			return next()
-		}
-	})
+	l, _, faulty := faultyLog(t, func(c *Config) { c.StallAfter = 20 * time.Millisecond })
+	_, resolve := hang(faulty)
 	if _, err := l.Submit(context.Background(), ca.Precertificate(t)); !errors.Is(err, ctlog.ErrUnavailable) {
 		t.Errorf("Submit: %v, want ErrUnavailable when the disk stalls", err)
 	}
@@ -154,17 +284,8 @@ func TestSubmitIsBoundedWithoutADeadline(t *testing.T) {
 
 func TestCloseAnswersThoseWhoWait(t *testing.T) {
 	ca := testca.New(t)
-	dir, _ := initLog(t)
-	l := openLog(t, testConfig(t, dir))
-	reached, resolve := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	intercept(l, func(next tessera.IndexFuture) tessera.IndexFuture {
-		return func() (tessera.Index, error) {
-			once.Do(func() { close(reached) })
-			<-resolve
-			return next()
-		}
-	})
+	l, _, faulty := faultyLog(t, nil)
+	reached, resolve := hang(faulty)
 	inHand, waiting := make(chan error, 1), make(chan error, 1)
 	one, two := ca.Precertificate(t), ca.Precertificate(t)
 	go func() {
@@ -182,7 +303,7 @@ func TestCloseAnswersThoseWhoWait(t *testing.T) {
 	<-l.quit
 	close(resolve)
 	if err := <-inHand; err != nil {
-		t.Errorf("the batch in hand: %v, want an SCT", err)
+		t.Errorf("the group in hand: %v, want an SCT", err)
 	}
 	if err := <-waiting; !errors.Is(err, ctlog.ErrUnavailable) {
 		t.Errorf("the submission in the queue: %v, want ErrUnavailable", err)
@@ -190,52 +311,72 @@ func TestCloseAnswersThoseWhoWait(t *testing.T) {
 	if err := <-closed; err != nil {
 		t.Errorf("Close: %v", err)
 	}
-	if err := l.Close(t.Context()); err != nil {
-		t.Errorf("second Close: %v", err)
-	}
 }
 
 // A checkpoint that would deny an earlier one is not signed, and the log stops.
 func TestPublisherNeverContradictsItself(t *testing.T) {
 	ca := testca.New(t)
-	dir, _ := initLog(t)
-	l := openLog(t, testConfig(t, dir))
+	l, c, _ := faultyLog(t, nil)
 	for range 3 {
 		submit(t, l, ca.Precertificate(t))
 	}
-	eventually(t, func() bool { return l.publisher.signed.Load() == 3 })
-	for name, text := range map[string]string{
-		"another origin": "evil.example\n9\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n",
-		"junk":           "junk",
-		"an extension":   testOrigin + "\n3\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\nx\n",
+	closeLog(t, l)
+	before, err := l.readPublished()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, next := range map[string]checkpoint{
+		"another root":   {size: 3, root: emptyRoot},
+		"a smaller tree": {size: 2, root: before.root},
+		"a larger tree":  {size: 4, root: before.root},
 	} {
-		if sig, err := l.publisher.Sign([]byte(text)); err == nil {
-			t.Errorf("%s: signed %q: %x", name, text, sig)
+		if err := l.publisher.issue(t.Context(), next); err == nil {
+			t.Errorf("%s: signed %+v after %+v", name, next, before)
 		}
 	}
-	if err := l.Ready(); err != nil {
-		t.Fatalf("Ready: %v", err)
+	after, err := l.readPublished()
+	if err != nil || string(after.raw) != string(before.raw) {
+		t.Errorf("published %q after %q, %v", after.raw, before.raw, err)
 	}
-	fork := testOrigin + "\n3\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"
-	if sig, err := l.publisher.Sign([]byte(fork)); err == nil {
-		t.Fatalf("signed a second root for three entries: %x", sig)
-	}
+	l = openLog(t, c)
+	l.publisher.mu.Lock()
+	l.publisher.pending = append(l.publisher.pending, groupOf(t, ca, 7))
+	l.publisher.mu.Unlock()
 	<-l.Stopped()
+	if err := l.Ready(); !errors.Is(err, errContradiction) {
+		t.Errorf("Ready after a group out of order: %v, want a contradiction", err)
+	}
 }
 
 func TestNoPublicationMakesTheLogUnready(t *testing.T) {
 	ca := testca.New(t)
-	dir, _ := initLog(t)
-	l := openLog(t, testConfig(t, dir))
-	l.publisher.close() // from now on no checkpoint is signed
+	l, _, faulty := faultyLog(t, nil)
+	submit(t, l, ca.Precertificate(t))
+	eventually(t, func() bool { return l.publisher.head.Load().size == 1 })
+	faulty.Set(fail(disktest.Rename, func(string) bool { return true }, fs.ErrPermission), nil)
 	submit(t, l, ca.Precertificate(t))
 	now := time.Now()
 	l.observe(now)
 	if err := l.Ready(); err != nil {
 		t.Fatalf("Ready at once: %v", err)
 	}
+	eventually(t, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.unpublished != nil
+	})
 	l.observe(now.Add(31 * time.Second))
-	if err := l.Ready(); !errors.Is(err, ctlog.ErrUnavailable) || !strings.Contains(err.Error(), "no checkpoint") {
-		t.Fatalf("Ready after 31 s without a checkpoint: %v, want ErrUnavailable", err)
+	if err := l.Ready(); !errors.Is(err, ctlog.ErrUnavailable) || !errors.Is(err, fs.ErrPermission) {
+		t.Fatalf("Ready after 31 s without a checkpoint: %v, want ErrUnavailable and why", err)
+	}
+}
+
+// Entries that cannot be published do not fill the memory.
+func TestWhatIsUnpublishedIsBounded(t *testing.T) {
+	ca := testca.New(t)
+	l, _, _ := faultyLog(t, nil)
+	l.publisher.unpublished.Add(maxUnpublished + 1)
+	if _, err := l.Submit(t.Context(), ca.Precertificate(t)); !errors.Is(err, ctlog.ErrOverloaded) {
+		t.Fatalf("Submit: %v, want ErrOverloaded", err)
 	}
 }

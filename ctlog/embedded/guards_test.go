@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,8 +36,11 @@ func copyTree(t testing.TB, from, to string) {
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := os.Stat(filepath.Join(to, keyFile)); err != nil {
+		return
+	}
 	// CopyFS opens the key's mode to the umask.
-	if err := os.Chmod(filepath.Join(to, keyFile), 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Chmod(filepath.Join(to, keyFile), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -169,7 +173,12 @@ func TestOpenRefusesAnotherIdentity(t *testing.T) {
 			if err := os.Remove(filepath.Join(dir, treeDir, "checkpoint")); err != nil {
 				t.Fatal(err)
 			}
-		}, "reading published checkpoint"},
+		}, "the tree is gone"},
+		"no key": {func(dir string) {
+			if err := os.Remove(filepath.Join(dir, keyFile)); err != nil {
+				t.Fatal(err)
+			}
+		}, "the log's key is gone"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			changed := filepath.Join(t.TempDir(), "log")
@@ -198,11 +207,35 @@ func TestOpenRefusesAnOldCopy(t *testing.T) {
 		copyTree(t, old, rolledBack.Dir)
 		refused(t, rolledBack, "old or foreign copy")
 	})
-	t.Run("tree state only", func(t *testing.T) {
+	t.Run("sequence only", func(t *testing.T) {
 		mixed := testConfig(t, filepath.Join(t.TempDir(), "log"))
 		copyTree(t, dir, mixed.Dir)
-		copyFile(t, filepath.Join(old, treeDir, ".state", "treeState"), filepath.Join(mixed.Dir, treeDir, ".state", "treeState"))
-		refused(t, mixed, "the tree has shrunk")
+		copyTree(t, filepath.Join(old, sequenceDir), filepath.Join(mixed.Dir, sequenceDir))
+		refused(t, mixed, "copy from another time")
+	})
+	t.Run("tree only, from before the sequence begins", func(t *testing.T) {
+		mixed := testConfig(t, filepath.Join(t.TempDir(), "log"))
+		copyTree(t, dir, mixed.Dir)
+		fill(t, mixed, ca, 1)
+		copyTree(t, filepath.Join(old, treeDir), filepath.Join(mixed.Dir, treeDir))
+		refused(t, mixed, "entries that were promised are missing")
+	})
+	t.Run("tree only, but the sequence has the rest", func(t *testing.T) {
+		mixed := testConfig(t, filepath.Join(t.TempDir(), "log"))
+		copyTree(t, dir, mixed.Dir)
+		copyTree(t, filepath.Join(old, treeDir), filepath.Join(mixed.Dir, treeDir))
+		if sct := fill(t, mixed, ca, 1)[0]; sct.Index != 6 {
+			t.Errorf("the next entry has index %d, want 6", sct.Index)
+		}
+		checkWithFsck(t, mixed.Dir)
+	})
+	t.Run("no sequence", func(t *testing.T) {
+		mixed := testConfig(t, filepath.Join(t.TempDir(), "log"))
+		copyTree(t, dir, mixed.Dir)
+		if err := os.RemoveAll(filepath.Join(mixed.Dir, sequenceDir)); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, mixed, "the sequence file is gone")
 	})
 	t.Run("current", func(t *testing.T) { closeLog(t, openLog(t, c)) })
 	t.Run("a fork of the same length", func(t *testing.T) {
@@ -278,47 +311,62 @@ func TestOpenRefusesADamagedRightEdge(t *testing.T) {
 	}
 }
 
-func TestOpenRemovesWhatAnInterruptedBatchLeft(t *testing.T) {
+// An interrupted publication leaves tiles ahead of the checkpoint, which are made
+// again, and temporary files.
+func TestOpenMakesAgainWhatAnInterruptedPublicationLeft(t *testing.T) {
 	ca := testca.New(t)
 	dir, _ := initLog(t)
 	fill(t, testConfig(t, dir), ca, 5)
 	tree := filepath.Join(dir, treeDir)
-	raw, err := os.ReadFile(filepath.Join(tree, "tile/data/000.p/5"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	gone := []string{"tile/data/000.p/5123456789", "tile/0/000123", "tile/data/000.p/9", "tile/0/001.p/1", "tile/data/000",
-		"checkpoint99", ".state/treeState77", "issuer/.tmp-ABC"}
-	stays := []string{"tile/data/000.p/5", "tile/0/000.p/5", ".state/treeState", ".state/version", "checkpoint"}
-	for _, name := range gone {
+	write := func(name string) {
 		path := filepath.Join(tree, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, raw, 0o644); err != nil {
+		if err := os.WriteFile(path, []byte("half"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	closeLog(t, openLog(t, testConfig(t, dir)))
-	for _, name := range gone {
-		if _, err := os.Stat(filepath.Join(tree, name)); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s is still there: %v", name, err)
-		}
+	for _, name := range []string{".tmp/ABC", "tile/0/000.p/6", "tile/data/000.p/6"} {
+		write(name)
 	}
-	for _, name := range stays {
-		if _, err := os.Stat(filepath.Join(tree, name)); err != nil {
-			t.Errorf("%s is gone: %v", name, err)
-		}
+	fill(t, testConfig(t, dir), ca, 1)
+	if _, err := os.Stat(filepath.Join(tree, ".tmp/ABC")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the temporary file is still there: %v", err)
 	}
-	// More than a batch ahead of the state is no leftover but a lost state.
-	far := filepath.Join(tree, "tile/data/005")
-	if err := os.WriteFile(far, raw, 0o644); err != nil {
+	checkWithFsck(t, dir)
+}
+
+// Partial tiles go when the full one is published, at the latest at the next
+// start.
+func TestPartialTilesGoWhenTheFullOneIsThere(t *testing.T) {
+	ca := testca.New(t)
+	dir, _ := initLog(t)
+	partial := filepath.Join(dir, treeDir, "tile/data/000.p")
+	fill(t, testConfig(t, dir), ca, 5)
+	if _, err := os.Stat(filepath.Join(partial, "5")); err != nil {
+		t.Fatalf("after five entries: %v", err)
+	}
+	l := openLog(t, testConfig(t, dir))
+	var wg sync.WaitGroup
+	for range 255 {
+		s := ca.Precertificate(t)
+		wg.Go(func() { submit(t, l, s) })
+	}
+	wg.Wait()
+	closeLog(t, l)
+	if _, err := os.Stat(partial); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after 260 entries the first bundle's partial ones are there: %v", err)
+	}
+	// As if the process had ended between the checkpoint and the removal.
+	if err := os.Mkdir(partial, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, testConfig(t, dir), "the state is an old copy")
-	if _, err := os.Stat(far); err != nil {
-		t.Errorf("the refused Open removed evidence: %v", err)
+	closeLog(t, openLog(t, testConfig(t, dir)))
+	if _, err := os.Stat(partial); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after opening again: %v", err)
 	}
+	checkWithFsck(t, dir)
 }
 
 func TestTimeNeverRunsBackwards(t *testing.T) {

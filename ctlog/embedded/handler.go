@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"net/http"
@@ -30,12 +31,17 @@ func (l *Log) serve(w http.ResponseWriter, r *http.Request) {
 	case path == "checkpoint":
 		header.Set("Content-Type", "text/plain; charset=utf-8")
 		header.Set("Cache-Control", "no-cache")
+		// From memory, where it is replaced only when it is on the disk, and where
+		// the check of tiles below looks too.
+		head := l.publisher.head.Load()
+		http.ServeContent(w, r, "", head.time, bytes.NewReader(head.raw))
+		return
 	case issuerPattern.MatchString(path):
 		header.Set("Content-Type", "application/pkix-cert")
 		header.Set("Cache-Control", immutable)
 	default:
 		t, ok := parseTilePath(path)
-		if !ok || t.entries() > l.publisher.signed.Load() {
+		if !ok || t.entries() > l.publisher.head.Load().size {
 			notFound(w)
 			return
 		}

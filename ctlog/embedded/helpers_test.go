@@ -26,7 +26,7 @@ func initLog(t testing.TB) (string, Info) {
 
 func testConfig(t testing.TB, dir string) Config {
 	return Config{
-		Dir: dir, Name: "test", MinFreeBytes: 1, PublishInterval: 100 * time.Millisecond,
+		Dir: dir, Name: "test", MinFreeBytes: 1, PublishInterval: 100 * time.Millisecond, segmentBytes: 5 << 20,
 		Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}
 }

@@ -8,13 +8,15 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/disk"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/sequence"
 )
 
 // InitConfig says what log to make.
@@ -25,6 +27,9 @@ type InitConfig struct {
 	// and without slash at the end, in lower case, such as
 	// "ca.example.com/log/2026". It can never change.
 	Origin string
+	// Key is the log's key, ECDSA P-256, if it shall not lie in Dir. Nil makes one
+	// there. It must be given to Open then too.
+	Key Signer
 	// Clock gives the time of creation. Default time.Now.
 	Clock func() time.Time
 }
@@ -74,11 +79,7 @@ func initialise(ctx context.Context, c InitConfig) (_ Info, err error) {
 	if err := checkEmpty(c.Dir); err != nil {
 		return Info{}, err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return Info{}, fmt.Errorf("generating key: %w", err)
-	}
-	spki, err := writeKeys(c.Dir, key)
+	key, spki, err := initKeys(c)
 	if err != nil {
 		return Info{}, err
 	}
@@ -92,24 +93,21 @@ func initialise(ctx context.Context, c InitConfig) (_ Info, err error) {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails
 	info.InstanceID = hex.EncodeToString(id)
-	if err := plantTree(ctx, c, key, info); err != nil {
-		return Info{}, fmt.Errorf("making the empty tree: %w", err)
-	}
-	raw, err := json.MarshalIndent(instance{
-		Version:  1,
+	in := instance{
+		Version:  instanceVersion,
 		Origin:   info.Origin,
 		Instance: info.InstanceID,
 		LogID:    hex.EncodeToString(info.LogID[:]),
 		Created:  info.Created,
-	}, "", "  ")
-	if err != nil {
-		return Info{}, err
+	}
+	if err := plantTree(ctx, c, key, in, info.LogID); err != nil {
+		return Info{}, fmt.Errorf("making the empty tree: %w", err)
 	}
 	// Written last: a directory without it is no log.
-	if err := createDurably(filepath.Join(c.Dir, instanceFile), append(raw, '\n'), 0o644); err != nil {
+	if err := in.write(disk.OS{}, c.Dir); err != nil {
 		return Info{}, err
 	}
-	return info, syncDir(filepath.Dir(filepath.Clean(c.Dir)))
+	return info, disk.OS{}.SyncDir(filepath.Dir(filepath.Clean(c.Dir)))
 }
 
 // checkEmpty allows what a fresh volume brings along.
@@ -126,54 +124,56 @@ func checkEmpty(dir string) error {
 	return nil
 }
 
-func writeKeys(dir string, key *ecdsa.PrivateKey) (spki []byte, err error) {
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("encoding key: %w", err)
+// initKeys makes the log's key, or takes the one given, and writes what of it
+// belongs into the directory.
+func initKeys(c InitConfig) (key Signer, spki []byte, err error) {
+	if key = c.Key; key == nil {
+		made, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, nil, fmt.Errorf("generating key: %w", err)
+		}
+		private, err := x509.MarshalPKCS8PrivateKey(made)
+		if err != nil {
+			return nil, nil, fmt.Errorf("encoding key: %w", err)
+		}
+		if err := writePEM(c.Dir, keyFile, "PRIVATE KEY", private, 0o600); err != nil {
+			return nil, nil, err
+		}
+		key = fileKey{made}
+	} else if err := checkKey(key); err != nil {
+		return nil, nil, err
 	}
-	spki, err = x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		return nil, fmt.Errorf("encoding public key: %w", err)
+	if spki, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
+		return nil, nil, fmt.Errorf("encoding public key: %w", err)
 	}
-	err = createDurably(filepath.Join(dir, keyFile),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600)
-	if err != nil {
-		return nil, err
-	}
-	err = createDurably(filepath.Join(dir, publicKeyFile),
-		pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}), 0o644)
-	if err != nil {
-		return nil, err
-	}
-	return spki, nil
+	return key, spki, writePEM(c.Dir, publicKeyFile, "PUBLIC KEY", spki, 0o644)
 }
 
-// plantTree lets Tessera write its empty state and the checkpoint of size zero,
+func writePEM(dir, name, kind string, der []byte, perm os.FileMode) error {
+	raw := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+	if err := disk.Create(disk.OS{}, disk.Content{Path: filepath.Join(dir, name), Data: raw, Perm: perm}); err != nil {
+		return err
+	}
+	return disk.OS{}.SyncDir(dir)
+}
+
+// plantTree writes the checkpoint of the empty tree and the empty sequence file,
 // so that Open can insist on finding both.
-func plantTree(ctx context.Context, c InitConfig, key *ecdsa.PrivateKey, info Info) error {
-	redirectKlog(discard)
-	tree := filepath.Join(c.Dir, treeDir)
-	if err := os.Mkdir(tree, 0o755); err != nil { //nolint:gosec // what is in it is public
+func plantTree(ctx context.Context, c InitConfig, key Signer, in instance, logID [32]byte) error {
+	public, ok := key.Public().(*ecdsa.PublicKey)
+	if !ok {
+		return errors.New("the log's key is not ECDSA")
+	}
+	dirs := disk.Dirs{FS: disk.OS{}, Root: c.Dir}
+	if err := dirs.Make(filepath.Join(treeDir, tempDir)); err != nil {
 		return err
 	}
-	if err := syncDir(c.Dir); err != nil {
-		return err
-	}
-	p := &publisher{
-		origin:        c.Origin,
-		hash:          noteKeyHash(c.Origin, info.LogID),
-		key:           key,
-		clock:         &monotone{source: c.Clock},
-		contradiction: func(error) {},
-	}
+	p := newPublisher(disk.OS{}, filepath.Join(c.Dir, treeDir))
+	p.verifier, p.key = newVerifier(c.Origin, logID, public), key
+	p.clock = &monotone{source: c.Clock}
 	p.last.root = emptyRoot
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	e, err := startEngine(ctx, tree, p, time.Second)
-	if err != nil {
+	if err := p.issue(ctx, p.last); err != nil {
 		return err
 	}
-	// Nothing was added, so there is nothing to wait for; no more checkpoints.
-	p.close()
-	return e.shutdown(ctx)
+	return sequence.Create(disk.OS{}, filepath.Join(c.Dir, sequenceDir), in.id(), 0)
 }

@@ -11,12 +11,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/disk"
 )
 
 // What lies in a log's directory. Only tree holds what the world may read.
@@ -26,6 +27,14 @@ const (
 	instanceFile  = "instance.json"
 	lockFile      = "lock"
 	treeDir       = "tree"
+	sequenceDir   = "sequence"
+)
+
+// A log of version 1 was written by Tessera; opening it makes it one of version
+// 2, which has a sequence file.
+const (
+	tesseraVersion  = 1
+	instanceVersion = 2
 )
 
 // maxSmallFile bounds what is read of files that are small by nature.
@@ -66,33 +75,21 @@ func checkOrigin(origin string) error {
 	return nil
 }
 
-// loadInstance reads instance.json and both keys and checks that they belong
-// together. It writes nothing.
-func loadInstance(dir string) (instance, *ecdsa.PrivateKey, error) {
-	raw, err := readSmall(filepath.Join(dir, instanceFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return instance{}, nil, fmt.Errorf("%s holds no initialised log: %w", dir, err)
-	}
+// loadInstance reads instance.json and both keys, the private one from the
+// directory unless it is given, and checks that they belong together. It writes
+// nothing.
+func loadInstance(dir string, key Signer) (instance, Signer, error) {
+	in, err := readInstance(dir)
 	if err != nil {
 		return instance{}, nil, err
 	}
-	var in instance
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&in); err != nil {
-		return instance{}, nil, fmt.Errorf("reading %s: %w", instanceFile, err)
-	}
-	if in.Version != 1 {
-		return instance{}, nil, fmt.Errorf("%s has version %d, want 1", instanceFile, in.Version)
-	}
-	if err := checkOrigin(in.Origin); err != nil {
-		return instance{}, nil, fmt.Errorf("reading %s: %w", instanceFile, err)
-	}
-	if len(in.Instance) != 32 || in.Created.IsZero() {
-		return instance{}, nil, fmt.Errorf("%s lacks an instance id or a time", instanceFile)
-	}
-	key, err := loadKey(filepath.Join(dir, keyFile))
-	if err != nil {
+	name := "the key given"
+	if key == nil {
+		name = keyFile
+		if key, err = loadKey(filepath.Join(dir, keyFile)); err != nil {
+			return instance{}, nil, err
+		}
+	} else if err := checkKey(key); err != nil {
 		return instance{}, nil, err
 	}
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
@@ -101,20 +98,76 @@ func loadInstance(dir string) (instance, *ecdsa.PrivateKey, error) {
 	}
 	if id := sha256.Sum256(spki); hex.EncodeToString(id[:]) != in.LogID {
 		return instance{}, nil, fmt.Errorf("%s is the key of log %x, but %s is of log %s",
-			keyFile, id, instanceFile, in.LogID)
+			name, id, instanceFile, in.LogID)
 	}
 	public, err := readSmall(filepath.Join(dir, publicKeyFile))
 	if err != nil {
 		return instance{}, nil, err
 	}
 	if block, _ := pem.Decode(public); block == nil || !bytes.Equal(block.Bytes, spki) {
-		return instance{}, nil, fmt.Errorf("%s does not belong to %s", publicKeyFile, keyFile)
+		return instance{}, nil, fmt.Errorf("%s does not belong to %s", publicKeyFile, name)
 	}
 	return in, key, nil
 }
 
-func loadKey(path string) (*ecdsa.PrivateKey, error) {
+func readInstance(dir string) (instance, error) {
+	raw, err := readSmall(filepath.Join(dir, instanceFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return instance{}, fmt.Errorf("%s holds no initialised log: %w", dir, err)
+	}
+	if err != nil {
+		return instance{}, err
+	}
+	var in instance
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&in); err != nil {
+		return instance{}, fmt.Errorf("reading %s: %w", instanceFile, err)
+	}
+	if in.Version != tesseraVersion && in.Version != instanceVersion {
+		return instance{}, fmt.Errorf("%s has version %d, want %d or %d: the log was written by a later Mayfly",
+			instanceFile, in.Version, tesseraVersion, instanceVersion)
+	}
+	if err := checkOrigin(in.Origin); err != nil {
+		return instance{}, fmt.Errorf("reading %s: %w", instanceFile, err)
+	}
+	if id, err := hex.DecodeString(in.Instance); err != nil || len(id) != 16 || in.Created.IsZero() {
+		return instance{}, fmt.Errorf("%s lacks an instance id or a time", instanceFile)
+	}
+	return in, nil
+}
+
+// id is the instance as the sequence file has it.
+func (i instance) id() (id [16]byte) {
+	b, _ := hex.DecodeString(i.Instance) // checked when it was read
+	copy(id[:], b)
+	return id
+}
+
+// write puts instance.json in place.
+func (i instance) write(f disk.FS, dir string) error {
+	raw, err := json.MarshalIndent(i, "", "  ")
+	if err != nil {
+		return err
+	}
+	return disk.Replace(f, filepath.Join(dir, treeDir, tempDir),
+		disk.Content{Path: filepath.Join(dir, instanceFile), Data: append(raw, '\n'), Perm: 0o644})
+}
+
+// checkKey holds a key that is not ours to what clients accept.
+func checkKey(key Signer) error {
+	if public, ok := key.Public().(*ecdsa.PublicKey); !ok || public.Curve != elliptic.P256() {
+		return errors.New("the key given is not ECDSA P-256, the only kind that clients accept")
+	}
+	return nil
+}
+
+func loadKey(path string) (Signer, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the log's key is gone, and without it this log is over: put %s back from a backup, "+
+			"or make a new log: %w", path, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading log key: %w", err)
 	}
@@ -138,22 +191,8 @@ func loadKey(path string) (*ecdsa.PrivateKey, error) {
 	if !ok || key.Curve != elliptic.P256() {
 		return nil, fmt.Errorf("log key %s is not ECDSA P-256, the only kind that clients accept", path)
 	}
-	return key, nil
+	return fileKey{key}, nil
 }
 
 // readSmall reads a file of at most maxSmallFile bytes.
-func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	raw, err := io.ReadAll(io.LimitReader(f, maxSmallFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(raw) > maxSmallFile {
-		return nil, fmt.Errorf("%s has more than %d bytes", path, maxSmallFile)
-	}
-	return raw, nil
-}
+func readSmall(path string) ([]byte, error) { return readLimited(path, maxSmallFile) }

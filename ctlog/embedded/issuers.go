@@ -4,8 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"os"
 	"path/filepath"
+
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/disk"
 )
 
 // issuers stores issuing certificates under their fingerprints. static-ct-api:
@@ -14,22 +15,22 @@ import (
 //
 // Only the committing goroutine uses it.
 type issuers struct {
-	dir   string
+	fs    disk.FS
+	tree  string
 	known map[[32]byte]bool
 }
 
 // maxKnownIssuers bounds the memory of what was stored; a CA has a handful.
 const maxKnownIssuers = 1024
 
-func openIssuers(tree string) (*issuers, error) {
-	dir := filepath.Join(tree, "issuer")
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // what is in it is public
+const issuerDir = "issuer"
+
+func openIssuers(f disk.FS, tree string) (*issuers, error) {
+	dirs := disk.Dirs{FS: f, Root: tree}
+	if err := dirs.Make(issuerDir); err != nil {
 		return nil, fmt.Errorf("opening issuer store: %w", err)
 	}
-	if err := syncDir(tree); err != nil {
-		return nil, fmt.Errorf("opening issuer store: %w", err)
-	}
-	return &issuers{dir: dir, known: make(map[[32]byte]bool)}, nil
+	return &issuers{fs: f, tree: tree, known: make(map[[32]byte]bool)}, nil
 }
 
 // store makes a certificate durable. It is written anew once in each process,
@@ -39,7 +40,8 @@ func (s *issuers) store(der []byte, fingerprint [32]byte) error {
 		return nil
 	}
 	name := hex.EncodeToString(fingerprint[:])
-	if err := writeDurably(filepath.Join(s.dir, name), der, 0o644); err != nil {
+	c := disk.Content{Path: filepath.Join(s.tree, issuerDir, name), Data: der, Perm: 0o644}
+	if err := disk.Replace(s.fs, filepath.Join(s.tree, tempDir), c); err != nil {
 		return fmt.Errorf("storing issuer %s: %w", name, err)
 	}
 	if len(s.known) >= maxKnownIssuers {

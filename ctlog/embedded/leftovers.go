@@ -9,13 +9,16 @@ import (
 	"strings"
 )
 
-// Tessera writes to a temporary file beside its target, named like it with
+// Tessera wrote to a temporary file beside its target, named like it with
 // random digits behind.
 var (
 	tempInTile  = regexp.MustCompile(`^[0-9]+$`)
 	tempInState = regexp.MustCompile(`^(treeState|gcState|version)[0-9]+$`)
 	tempInTree  = regexp.MustCompile(`^checkpoint[0-9]+$`)
 )
+
+// tesseraBatch is the most entries that a batch of Tessera's had.
+const tesseraBatch = 1024
 
 // leftovers are files that an interrupted process left in the tree.
 type leftovers struct {
@@ -46,12 +49,16 @@ func findLeftovers(tree string, size uint64) (leftovers, error) {
 		rel = filepath.ToSlash(rel)
 		if t, ok := parseTilePath(rel); ok {
 			need := t.entries()
-			if need > size+maxGroup {
+			if need > size+tesseraBatch {
 				return fmt.Errorf("%s belongs to a tree of %d entries, but the tree state says %d: "+
 					"the state is an old copy", rel, need, size)
 			}
-			if need > size {
+			switch {
+			case need > size:
 				found.unacknowledged = append(found.unacknowledged, path)
+			case t.partial() && t.full().entries() <= size:
+				// Tessera collected these once a minute.
+				found.temporary = append(found.temporary, path)
 			}
 			return nil
 		}
@@ -73,7 +80,7 @@ func isTemporary(rel string) bool {
 	case first == "tile":
 		return tempInTile.MatchString(name)
 	case first == "issuer":
-		return strings.HasPrefix(name, tempPrefix)
+		return strings.HasPrefix(name, ".tmp-")
 	case dir == ".state/":
 		return tempInState.MatchString(name)
 	case dir == "":

@@ -2,7 +2,6 @@ package embedded
 
 import (
 	"context"
-	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,13 +13,9 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/transparency-dev/tessera/client"
+
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/disk"
 )
-
-// shutdownTimeout bounds the wait for the last checkpoint in Close.
-const shutdownTimeout = 5 * time.Second
-
-var discard = slog.New(slog.DiscardHandler)
 
 // Config says which log to open and how to run it.
 type Config struct {
@@ -28,23 +23,26 @@ type Config struct {
 	Dir string
 	// Name is the log's short name in SCTs, logs and metrics. Default "embedded".
 	Name string
+	// Key is the log's key, if it does not lie in Dir. Nil means that it does.
+	Key Signer
 	// CheckpointRecord is a file outside Dir, best on another disk and outside
 	// its backups, in which each checkpoint is written before it is published.
 	// With it, Open refuses an old copy of Dir. It is made if it does not exist.
 	// Empty means none, and an old copy is detected only if it contradicts itself.
 	CheckpointRecord string
-	// Queue is how many submissions may wait for a batch; more are refused at
+	// Queue is how many submissions may wait to be sequenced; more are refused at
 	// once. Default 4096.
 	Queue int
 	// MinFreeBytes is the free space below which nothing is accepted. A
-	// certificate takes about 2.5 kB, but each batch rewrites up to 600 kB that
-	// are collected later. Default 256 MiB.
+	// certificate takes about 2.5 kB for good, twice that until it is published,
+	// and each checkpoint writes up to 600 kB that are removed when 256 entries
+	// are full. Default 256 MiB.
 	MinFreeBytes uint64
 	// PublishInterval is how long after a checkpoint the next may follow when
 	// there is something new; an entry waits at most twice as long for one. At
 	// least 100 ms. Default 500 ms.
 	PublishInterval time.Duration
-	// StallAfter is how long the disk may take over one batch before the log
+	// StallAfter is how long the disk may take over one group before the log
 	// calls itself not ready, and the longest that Submit waits without a
 	// deadline of its caller. Default 5 s.
 	StallAfter time.Duration
@@ -53,11 +51,13 @@ type Config struct {
 	MaxPublicationDelay time.Duration
 	// Clock stamps SCTs and checkpoints. Default time.Now.
 	Clock func() time.Time
-	// Logger receives this log's messages, and those of Tessera. Tessera's cannot
-	// be told apart if a process opens several logs. Nil discards.
+	// Logger receives this log's messages. Nil discards.
 	Logger *slog.Logger
 	// Registerer receives the metrics, labelled with Name; nil means none.
 	Registerer prometheus.Registerer
+
+	fs           disk.FS // for faults in tests
+	segmentBytes int64
 }
 
 func (c *Config) setDefaults() error {
@@ -92,8 +92,9 @@ func (c *Config) setDefaults() error {
 		c.Clock = time.Now
 	}
 	if c.Logger == nil {
-		c.Logger = discard
+		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	c.fs = disk.Or(c.fs)
 	return nil
 }
 
@@ -101,7 +102,7 @@ func (c *Config) setDefaults() error {
 type Log struct {
 	config   Config
 	instance instance
-	key      *ecdsa.PrivateKey
+	key      Signer
 	public   *ctlog.Key
 	verifier *verifier
 	clock    *monotone
@@ -109,34 +110,36 @@ type Log struct {
 	files    *os.Root // of tree, for the read path
 	lock     *os.File
 
-	engine    *engine
 	publisher *publisher
 	issuers   *issuers
 	next      uint64 // index of the next entry; the committer's alone
 	halt      context.CancelFunc
 
 	queue     chan *pending
-	quit      chan struct{} // closed by Close: no new batch
+	quit      chan struct{} // closed by Close: no new group
+	last      chan struct{} // closed by Close: no more entries, publish what there is
 	committed chan struct{} // closed when the committer has returned
+	published chan struct{} // closed when the publishing goroutine has returned
 	watched   chan struct{} // closed when the watcher has returned
 
-	// busySince is when the batch now in the hands of Tessera went there, in
-	// nanoseconds of the wall clock, or 0.
+	// busySince is when the group now being written was begun, in nanoseconds of
+	// the wall clock, or 0.
 	busySince atomic.Int64
-	// integrated is the size of the tree with all acknowledged entries.
-	integrated atomic.Uint64
+	// sequenced is the number of entries that have an index for good.
+	sequenced atomic.Uint64
 
 	mu           sync.Mutex // guards the fields below
 	closing      bool
 	fatal        error // why the log stopped
-	unwell       error // why it refuses for now: space, publication
+	unwell       error // why it refuses for now: space, descriptors, publication
+	unpublished  error // why the last publication failed
 	laggingSince time.Time
 
 	released    chan struct{} // closed when nobody need wait for the committer
 	releaseOnce sync.Once
 	stopped     chan struct{} // closed when fatal is set
 	finishOnce  sync.Once
-	finished    chan struct{} // closed when the directory was given free, or cannot be
+	finished    chan struct{} // closed when the directory was given free
 	closeErr    error         // may be read when finished is closed
 
 	metrics *metrics
@@ -144,186 +147,21 @@ type Log struct {
 
 var _ ctlog.Log = (*Log)(nil)
 
-// Open opens the log in c.Dir and proves it against what it has signed before. It
-// never makes a log, and refuses one that is open elsewhere, that belongs to
-// another key or origin, that is an old copy, or that is damaged where it would
-// be written. The caller owns the Log and must Close it.
-func Open(ctx context.Context, c Config) (*Log, error) {
-	if err := c.setDefaults(); err != nil {
-		return nil, fmt.Errorf("ctlog/embedded: opening log: %w", err)
-	}
-	l, err := open(ctx, c)
-	if err != nil {
-		return nil, fmt.Errorf("ctlog/embedded: opening log %s: %w", c.Dir, err)
-	}
-	return l, nil
-}
-
-func open(ctx context.Context, c Config) (_ *Log, err error) {
-	l := &Log{
+func newLog(c Config) *Log {
+	return &Log{
 		config:    c,
 		clock:     &monotone{source: c.Clock},
 		tree:      filepath.Join(c.Dir, treeDir),
 		queue:     make(chan *pending, c.Queue),
 		quit:      make(chan struct{}),
+		last:      make(chan struct{}),
 		committed: make(chan struct{}),
 		watched:   make(chan struct{}),
+		published: make(chan struct{}),
 		released:  make(chan struct{}),
 		stopped:   make(chan struct{}),
 		finished:  make(chan struct{}),
 	}
-	// Looked at before the lock file is made: a wrong path must stay untouched.
-	if _, err := os.Stat(filepath.Join(c.Dir, instanceFile)); err != nil {
-		return nil, fmt.Errorf("there is no initialised log: %w", err)
-	}
-	if l.lock, err = lockDir(c.Dir); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, l.lock.Close())
-		}
-	}()
-	if err := l.identify(); err != nil {
-		return nil, err
-	}
-	p, err := l.reconcile(ctx)
-	if err != nil {
-		return nil, err
-	}
-	l.publisher = p
-	if l.files, err = os.OpenRoot(l.tree); err != nil {
-		return nil, err
-	}
-	if l.issuers, err = openIssuers(l.tree); err != nil {
-		return nil, errors.Join(err, l.files.Close())
-	}
-	if l.metrics, err = newMetrics(c.Registerer, c.Name, l); err != nil {
-		return nil, errors.Join(err, l.files.Close())
-	}
-	redirectKlog(c.Logger)
-	// The log outlives the call that opened it: Close ends what starts here.
-	running, halt := context.WithCancel(context.WithoutCancel(ctx))
-	if l.engine, err = startEngine(running, l.tree, p, c.PublishInterval); err != nil {
-		halt()
-		l.metrics.unregister()
-		return nil, errors.Join(err, l.files.Close())
-	}
-	l.halt = halt
-	l.observe(time.Now())
-	go l.commitLoop(running)
-	go l.watchLoop()
-	return l, nil
-}
-
-// identify loads who this log is.
-func (l *Log) identify() error {
-	var err error
-	if l.instance, l.key, err = loadInstance(l.config.Dir); err != nil {
-		return err
-	}
-	raw, err := readSmall(filepath.Join(l.config.Dir, publicKeyFile))
-	if err != nil {
-		return err
-	}
-	if l.public, err = ctlog.ParseKey(raw); err != nil {
-		return err
-	}
-	l.verifier = newVerifier(l.instance.Origin, l.public.ID(), &l.key.PublicKey)
-	return nil
-}
-
-// reconcile proves the tree on the disk against every checkpoint known to have
-// been signed, removes what an interrupted batch left behind, and returns a
-// publisher that goes on from there.
-func (l *Log) reconcile(ctx context.Context) (*publisher, error) {
-	state, err := readTreeState(l.tree)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := readSmall(filepath.Join(l.tree, "checkpoint"))
-	if err != nil {
-		return nil, fmt.Errorf("reading published checkpoint: %w", err)
-	}
-	last, err := l.verifier.open(raw)
-	if err != nil {
-		return nil, err
-	}
-	tiles := client.FileFetcher{Root: l.tree}.ReadTile
-	if err := proveConsistency(ctx, tiles, last, state); err != nil {
-		return nil, fmt.Errorf("the published checkpoint contradicts the tree "+
-			"(an old or mixed copy, or damage): %w", err)
-	}
-	var rec *record
-	if l.config.CheckpointRecord != "" {
-		if rec, last, err = l.consultRecord(ctx, tiles, last, state); err != nil {
-			return nil, err
-		}
-	}
-	newest, err := verifyTree(ctx, l.tree, state)
-	if err != nil {
-		return nil, err
-	}
-	found, err := findLeftovers(l.tree, state.size)
-	if err != nil {
-		return nil, err
-	}
-	l.clock.raise(last.time)
-	l.clock.raise(newest)
-	if err := l.clock.check(); err != nil {
-		return nil, err
-	}
-	if n := len(found.temporary) + len(found.unacknowledged); n > 0 {
-		l.config.Logger.Info("removing what an interrupted batch left behind", "files", n)
-	}
-	if err := found.remove(); err != nil {
-		return nil, err
-	}
-	l.next = state.size
-	l.integrated.Store(state.size)
-	p := &publisher{
-		origin:        l.instance.Origin,
-		hash:          noteKeyHash(l.instance.Origin, l.public.ID()),
-		key:           l.key,
-		clock:         l.clock,
-		tiles:         tiles,
-		record:        rec,
-		contradiction: l.stop,
-		last:          last,
-	}
-	p.signed.Store(last.size)
-	return p, nil
-}
-
-// consultRecord proves the tree against the record outside the directory, and
-// returns the later of the recorded and the published checkpoint.
-func (l *Log) consultRecord(ctx context.Context, tiles client.TileFetcherFunc, published, state checkpoint) (*record, checkpoint, error) {
-	rec, err := newRecord(l.config.CheckpointRecord, l.config.Dir, l.instance.Instance)
-	if err != nil {
-		return nil, checkpoint{}, err
-	}
-	recorded, ok, err := rec.read(l.verifier)
-	if err != nil {
-		return nil, checkpoint{}, err
-	}
-	if !ok {
-		if published.size > 0 {
-			l.config.Logger.Warn("no checkpoint record found; starting one from the published checkpoint",
-				"path", rec.path, "entries", published.size)
-		}
-		if err := rec.write(published); err != nil {
-			return nil, checkpoint{}, fmt.Errorf("starting checkpoint record: %w", err)
-		}
-		return rec, published, nil
-	}
-	if err := proveConsistency(ctx, tiles, recorded, state); err != nil {
-		return nil, checkpoint{}, fmt.Errorf("this directory is an old or foreign copy: "+
-			"checkpoint record %s contradicts it: %w", rec.path, err)
-	}
-	if recorded.size > published.size || recorded.time.After(published.time) {
-		return rec, recorded, nil
-	}
-	return rec, published, nil
 }
 
 // Name is the configured name.

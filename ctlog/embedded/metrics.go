@@ -28,7 +28,7 @@ func newMetrics(r prometheus.Registerer, name string, l *Log) (*metrics, error) 
 		batchSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "mayfly_embedded_batch_seconds",
 			Help:    "Time to make one batch durable; an increase means a slower disk.",
-			Buckets: prometheus.ExponentialBuckets(.001, 2, 14),
+			Buckets: prometheus.ExponentialBuckets(.000125, 2, 16),
 		}),
 		published: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "mayfly_embedded_published_entries",
@@ -52,9 +52,11 @@ func newMetrics(r prometheus.Registerer, name string, l *Log) (*metrics, error) 
 	}
 	for _, c := range []prometheus.Collector{
 		m.batchEntries, m.batchSeconds, m.published, m.checkpointTime, m.freeBytes,
-		gauge("tree_entries", "Entries in the tree; it increases with each certificate.",
-			func() float64 { return float64(l.integrated.Load()) }),
-		gauge("queue_entries", "Submissions waiting for a batch; an increase means that the disk is falling behind.",
+		gauge("tree_entries", "Entries that have an index for good; it increases with each certificate.",
+			func() float64 { return float64(l.sequenced.Load()) }),
+		gauge("unpublished_bytes", "Entries under no checkpoint yet; an increase over seconds means that checkpoints do not get out.",
+			func() float64 { return float64(l.publisher.unpublished.Load()) }),
+		gauge("queue_entries", "Submissions waiting for an index; an increase means that the disk is falling behind.",
 			func() float64 { return float64(len(l.queue)) }),
 		gauge("stopped", "1 if the log has stopped and must be opened again; an increase needs an operator.",
 			func() float64 {

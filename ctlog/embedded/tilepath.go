@@ -63,3 +63,11 @@ func (p tilePath) entries() uint64 {
 	}
 	return n << shift
 }
+
+func (p tilePath) partial() bool { return p.width < layout.TileWidth }
+
+// full is the tile that a partial one becomes.
+func (p tilePath) full() tilePath {
+	p.width = layout.TileWidth
+	return p
+}

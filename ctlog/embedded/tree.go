@@ -1,59 +1,34 @@
 package embedded
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
-	"github.com/transparency-dev/merkle/compact"
 	"github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
-	"github.com/transparency-dev/tessera/api"
 	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/client"
 )
 
-// treeState is Tessera's private record of what it has integrated. It is the
-// last file of a batch to be written.
-type treeState struct {
-	Size uint64 `json:"size"`
-	Root []byte `json:"root"`
-}
-
-func readTreeState(tree string) (checkpoint, error) {
-	raw, err := readSmall(filepath.Join(tree, ".state", "treeState"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return checkpoint{}, fmt.Errorf("the tree is gone, but its key is not: "+
-			"starting over would sign a second tree under the same key: %w", err)
-	}
-	if err != nil {
-		return checkpoint{}, fmt.Errorf("reading tree state: %w", err)
-	}
-	var st treeState
-	if err := json.Unmarshal(raw, &st); err != nil {
-		return checkpoint{}, fmt.Errorf("reading tree state: %w", err)
-	}
-	if len(st.Root) != 32 {
-		return checkpoint{}, fmt.Errorf("tree state with a root of %d bytes", len(st.Root))
-	}
-	return checkpoint{size: st.Size, root: [32]byte(st.Root)}, nil
-}
+// maxBundle bounds a bundle: 256 entries of what ctlog.Submission.Check and Add
+// let through.
+const maxBundle = layout.EntryBundleWidth * maxLeaf
 
 // proveConsistency proves from the tiles that the tree of next extends that of
 // last (RFC 6962, Section 2.1.2).
 func proveConsistency(ctx context.Context, tiles client.TileFetcherFunc, last, next checkpoint) error {
 	switch {
 	case next.size < last.size:
-		return fmt.Errorf("the tree has shrunk: it has %d entries, and %d were signed", next.size, last.size)
+		return fmt.Errorf("the tree has shrunk: it has %d entries, and %d were signed: %w", next.size, last.size, errContradiction)
 	case next.size == last.size:
 		if next.root != last.root {
-			return fmt.Errorf("two roots for %d entries: %x and %x", next.size, last.root, next.root)
+			return fmt.Errorf("two roots for %d entries: %x and %x: %w", next.size, last.root, next.root, errContradiction)
 		}
 		return nil
 	case last.size == 0:
@@ -69,86 +44,143 @@ func proveConsistency(ctx context.Context, tiles client.TileFetcherFunc, last, n
 	}
 	err = proof.VerifyConsistency(rfc6962.DefaultHasher, last.size, next.size, nodes, last.root[:], next.root[:])
 	if err != nil {
-		return fmt.Errorf("the tree of %d entries does not extend the tree of %d: %w", next.size, last.size, err)
+		return fmt.Errorf("the tree of %d entries does not extend the tree of %d: %w: %w", next.size, last.size, errContradiction, err)
 	}
 	return nil
 }
 
-// verifyTree checks what the next batch will be built on: the tiles along the
-// right edge hash to the root, and the last entry bundle hashes to the tile
-// above it. It returns the time of the last entry.
-func verifyTree(ctx context.Context, tree string, state checkpoint) (time.Time, error) {
-	if state.size == 0 {
-		if !bytes.Equal(state.root[:], rfc6962.DefaultHasher.EmptyRoot()) {
-			return time.Time{}, fmt.Errorf("an empty tree with root %x", state.root)
+// errContradiction says that what is on the disk denies what was signed.
+var errContradiction = errors.New("the tree contradicts what was signed")
+
+// loadEdge reads the right edge of the tree of a checkpoint and proves it
+// against the root: the tiles hash to it, and the last bundle to the tile above.
+// It returns the time of the last entry too.
+func loadEdge(tree string, head checkpoint) (*edge, time.Time, error) {
+	e := &edge{size: head.size}
+	for level := range e.levels {
+		n := uint8(head.size >> (8 * level))
+		if n == 0 {
+			continue
 		}
-		return time.Time{}, nil
+		index := head.size >> (8 * (level + 1))
+		hashes, err := readTile(tree, uint64(level), index, n)
+		if err != nil {
+			return nil, time.Time{}, err
+		}
+		// A full tile may stand beside the partial one after a crash; what they
+		// share is the same.
+		e.levels[level] = hashes[:n]
 	}
-	files := client.FileFetcher{Root: tree}
-	nodes, err := client.FetchRangeNodes(ctx, state.size, files.ReadTile)
+	if root := e.root(); root != head.root {
+		return nil, time.Time{}, fmt.Errorf("the tiles of %d entries hash to %x, but the checkpoint says %x: "+
+			"a tile at the right edge is damaged or of another copy; put it back from a mirror or a backup", head.size, root, head.root)
+	}
+	if head.size == 0 {
+		return e, time.Time{}, nil
+	}
+	last, err := verifyBundle(tree, head.size)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("reading the tiles of %d entries: %w", state.size, err)
+		return nil, time.Time{}, err
 	}
-	edge, err := (&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewRange(0, state.size, nodes)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("reading the tiles of %d entries: %w", state.size, err)
+	if head.size%layout.EntryBundleWidth != 0 {
+		for _, l := range last {
+			e.bundle = append(e.bundle, l.data...)
+		}
 	}
-	root, err := edge.GetRootHash(nil)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("hashing the tree of %d entries: %w", state.size, err)
-	}
-	if !bytes.Equal(root, state.root[:]) {
-		return time.Time{}, fmt.Errorf("the tiles of %d entries hash to %x, but the tree state says %x",
-			state.size, root, state.root)
-	}
-	return verifyLastBundle(ctx, tree, state.size)
+	return e, last[len(last)-1].time, nil
 }
 
-func verifyLastBundle(ctx context.Context, tree string, size uint64) (time.Time, error) {
+// verifyBundle reads the last entries of a tree and proves them against the tile
+// of their hashes.
+func verifyBundle(tree string, size uint64) ([]leaf, error) {
 	index := (size - 1) / layout.EntryBundleWidth
 	partial := layout.PartialTileSize(0, index, size)
 	count := int((size-1)%layout.EntryBundleWidth) + 1
-	bundle, err := readBundle(tree, index, partial)
+	raw, err := readBundle(tree, index, partial)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("reading the last entries: %w", err)
+		return nil, fmt.Errorf("reading the last entries: %w", err)
 	}
-	leaves, err := parseBundle(bundle)
+	leaves, err := parseBundle(raw)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("reading the last entries: %w", err)
+		return nil, fmt.Errorf("reading the last entries: bundle %d: %w", index, err)
 	}
-	raw, err := (client.FileFetcher{Root: tree}).ReadTile(ctx, 0, index, partial)
+	hashes, err := readTile(tree, 0, index, partial)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("reading the last tile: %w", err)
+		return nil, err
 	}
-	var tile api.HashTile
-	if err := tile.UnmarshalText(raw); err != nil {
-		return time.Time{}, fmt.Errorf("reading the last tile: %w", err)
-	}
-	// After an interrupted batch a full file may stand where the partial one was;
-	// the entries up to the tree size are the same in both.
-	if len(leaves) < count || len(tile.Nodes) < count {
-		return time.Time{}, fmt.Errorf("%d entries and %d hashes at the end of the tree, want %d",
-			len(leaves), len(tile.Nodes), count)
+	if len(leaves) < count || len(hashes) < count {
+		return nil, fmt.Errorf("%d entries and %d hashes at the end of the tree, want %d", len(leaves), len(hashes), count)
 	}
 	for i := range count {
-		if !bytes.Equal(leaves[i].hash[:], tile.Nodes[i]) {
-			return time.Time{}, fmt.Errorf("entry %d does not hash to its leaf in the tree",
-				index*layout.EntryBundleWidth+uint64(i))
+		if at := index*layout.EntryBundleWidth + uint64(i); leaves[i].hash != hashes[i] || leaves[i].index != at {
+			return nil, fmt.Errorf("entry %d does not hash to its leaf in the tree: "+
+				"bundle %d is damaged; put it back from a mirror or a backup", at, index)
 		}
 	}
-	return leaves[count-1].time, nil
+	return leaves[:count], nil
 }
 
-// readBundle reads an entry bundle, falling back from a partial to a full one as
-// readers of tiles do.
-func readBundle(tree string, index uint64, partial uint8) ([]byte, error) {
-	raw, err := os.ReadFile(filepath.Join(tree, bundlePath(index, partial)))
+// readTile reads a tile with at least the hashes asked for (0: all 256), falling
+// back from a partial to a full one as readers of tiles do.
+func readTile(tree string, level, index uint64, partial uint8) ([][32]byte, error) {
+	want := int(partial)
+	if want == 0 {
+		want = layout.TileWidth
+	}
+	raw, err := readLimited(filepath.Join(tree, layout.TilePath(level, index, partial)), maxTile)
 	if partial != 0 && errors.Is(err, fs.ErrNotExist) {
-		return os.ReadFile(filepath.Join(tree, bundlePath(index, 0)))
+		var full error
+		if raw, full = readLimited(filepath.Join(tree, layout.TilePath(level, index, 0)), maxTile); full == nil {
+			err = nil
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading tile %d of level %d: %w", index, level, err)
+	}
+	hashes, err := parseTile(raw)
+	if err == nil && len(hashes) < want {
+		err = fmt.Errorf("%d hashes, want %d", len(hashes), want)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading tile %d of level %d: %w", index, level, err)
+	}
+	return hashes, nil
+}
+
+// parseTile reads a tile of hashes.
+func parseTile(raw []byte) ([][32]byte, error) {
+	if len(raw) == 0 || len(raw)%32 != 0 || len(raw) > maxTile {
+		return nil, fmt.Errorf("a tile of %d bytes", len(raw))
+	}
+	hashes := make([][32]byte, len(raw)/32)
+	for i := range hashes {
+		hashes[i] = [32]byte(raw[32*i:])
+	}
+	return hashes, nil
+}
+
+// readBundle reads an entry bundle, falling back likewise.
+func readBundle(tree string, index uint64, partial uint8) ([]byte, error) {
+	raw, err := readLimited(filepath.Join(tree, bundlePath(index, partial)), maxBundle)
+	if partial != 0 && errors.Is(err, fs.ErrNotExist) {
+		return readLimited(filepath.Join(tree, bundlePath(index, 0)), maxBundle)
 	}
 	return raw, err
 }
 
-func bundlePath(index uint64, partial uint8) string {
-	return "tile/data/" + layout.NWithSuffix(0, index, partial)
+// readLimited reads a file of at most limit bytes.
+func readLimited(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(raw)) > limit {
+		return nil, fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return raw, nil
 }

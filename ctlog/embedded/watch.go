@@ -1,19 +1,23 @@
 package embedded
 
 import (
+	"cmp"
+	"context"
 	"fmt"
-	"path/filepath"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
 const (
 	watchInterval = time.Second
-	// A batch makes a handful of files; short of a few thousand inodes something
+	// A checkpoint makes a handful of files; short of a few thousand inodes something
 	// else is eating the filesystem.
 	minFreeFiles = 4096
 )
 
-// watchLoop looks once a second at what Tessera would only log about.
+// watchLoop looks once a second at what makes the log refuse for a while. It has
+// a goroutine of its own, because the others may hang with the disk.
 func (l *Log) watchLoop() {
 	defer close(l.watched)
 	ticker := time.NewTicker(watchInterval)
@@ -30,9 +34,10 @@ func (l *Log) watchLoop() {
 
 // observe updates why the log should refuse for now, if it should.
 func (l *Log) observe(now time.Time) {
-	err := l.checkSpace()
-	if lag := l.checkPublication(now); err == nil {
-		err = lag
+	var err error
+	for _, check := range []func(time.Time) error{l.checkSpace, l.checkDescriptors, l.checkPublication} {
+		// All of them, for their metrics.
+		err = cmp.Or(err, check(now))
 	}
 	l.mu.Lock()
 	before := l.unwell
@@ -46,19 +51,26 @@ func (l *Log) observe(now time.Time) {
 	}
 }
 
-// checkSpace keeps well clear of a full disk: Tessera survives one, but leaves an
-// empty file behind with every failed batch, and its error would stop the log.
-func (l *Log) checkSpace() error {
+// checkSpace keeps well clear of a full disk. What is accepted then has room in
+// the sequence file, which is written beforehand, and in the tree.
+func (l *Log) checkSpace(time.Time) error {
 	free, files, err := freeSpace(l.tree)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ctlog.ErrUnavailable, err)
 	}
 	l.metrics.freeBytes.Set(float64(free))
 	if free < l.config.MinFreeBytes {
-		return fmt.Errorf("%d bytes free at %s, want %d", free, l.tree, l.config.MinFreeBytes)
+		return fmt.Errorf("%w: %d bytes free at %s, want %d: make room", ctlog.ErrUnavailable, free, l.tree, l.config.MinFreeBytes)
 	}
 	if files >= 0 && files < minFreeFiles {
-		return fmt.Errorf("%d files may still be created at %s, want %d", files, l.tree, minFreeFiles)
+		return fmt.Errorf("%w: %d files may still be created at %s, want %d: make room", ctlog.ErrUnavailable, files, l.tree, minFreeFiles)
+	}
+	return nil
+}
+
+func (l *Log) checkDescriptors(time.Time) error {
+	if err := descriptorHeadroom(l.lock); err != nil {
+		return fmt.Errorf("%w: %w", ctlog.ErrOverloaded, err)
 	}
 	return nil
 }
@@ -66,15 +78,12 @@ func (l *Log) checkSpace() error {
 // checkPublication notices that checkpoints do not get out. Every SCT is a
 // promise to publish, so without publication there must be no more SCTs.
 func (l *Log) checkPublication(now time.Time) error {
-	want := l.integrated.Load()
-	published, err := l.readPublished()
-	if err == nil {
-		l.metrics.published.Set(float64(published.size))
-		l.metrics.checkpointTime.Set(float64(published.time.UnixMilli()) / 1000)
-	}
+	want, head := l.sequenced.Load(), l.publisher.head.Load()
+	l.metrics.published.Set(float64(head.size))
+	l.metrics.checkpointTime.Set(float64(head.time.UnixMilli()) / 1000)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err == nil && published.size >= want {
+	if head.size >= want {
 		l.laggingSince = time.Time{}
 		return nil
 	}
@@ -85,16 +94,42 @@ func (l *Log) checkPublication(now time.Time) error {
 	if delay <= l.config.MaxPublicationDelay {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("the published checkpoint cannot be read: %w", err)
+	if l.unpublished != nil {
+		return fmt.Errorf("%w: no checkpoint has covered entry %d for %s: %w", ctlog.ErrUnavailable, want-1, delay.Round(time.Second), l.unpublished)
 	}
-	return fmt.Errorf("no checkpoint has covered entry %d for %s", want-1, delay.Round(time.Second))
+	return fmt.Errorf("%w: no checkpoint has covered entry %d for %s", ctlog.ErrUnavailable, want-1, delay.Round(time.Second))
 }
 
-func (l *Log) readPublished() (checkpoint, error) {
-	raw, err := readSmall(filepath.Join(l.tree, "checkpoint"))
-	if err != nil {
-		return checkpoint{}, err
+// publishLoop brings what was sequenced under checkpoints, for as long as the
+// log is open and while it is stopped too: what was promised must be published.
+func (l *Log) publishLoop(ctx context.Context) {
+	defer close(l.published)
+	ticker := time.NewTicker(l.config.PublishInterval)
+	defer ticker.Stop()
+	for {
+		l.publish(ctx)
+		select {
+		case <-ticker.C:
+		case <-l.last:
+			l.publish(ctx)
+			return
+		}
 	}
-	return l.verifier.open(raw)
+}
+
+// publish reports only changes: a full disk fails every interval.
+func (l *Log) publish(ctx context.Context) {
+	err := l.publisher.publish(ctx)
+	l.mu.Lock()
+	before := l.unpublished
+	l.unpublished = err
+	l.mu.Unlock()
+	switch {
+	case l.publisher.broken != nil:
+		l.stop(fmt.Errorf("publishing: %w", err))
+	case before == nil && err != nil:
+		l.config.Logger.Warn("transparency log cannot publish for now", "log", l.config.Name, "err", err)
+	case before != nil && err == nil:
+		l.config.Logger.Info("transparency log publishes again", "log", l.config.Name)
+	}
 }

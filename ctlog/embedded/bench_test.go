@@ -1,0 +1,174 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/internal/testca"
+)
+
+// entriesVariable says how many entries the log of BenchmarkSubmit has when it
+// begins. A million takes about a minute and 3 GB to make:
+//
+//	MAYFLY_EMBEDDED_BENCH_ENTRIES=1000000 go test -run '^$' -bench Submit ./ctlog/embedded
+const entriesVariable = "MAYFLY_EMBEDDED_BENCH_ENTRIES"
+
+// BenchmarkSubmit measures SCTs a second and latency, to the disk and back, for
+// clients that each wait for their SCT, beside what one fdatasync costs on the
+// same disk in the same run.
+func BenchmarkSubmit(b *testing.B) {
+	entries := 0
+	if s := os.Getenv(entriesVariable); s != "" {
+		var err error
+		if entries, err = strconv.Atoi(s); err != nil {
+			b.Fatalf("%s=%q: %v", entriesVariable, s, err)
+		}
+	}
+	ca := testca.New(b)
+	submissions := make([]ctlog.Submission, 512)
+	for i := range submissions {
+		submissions[i] = ca.Precertificate(b)
+	}
+	dir, _ := initLog(b)
+	c := Config{Dir: dir, Name: "bench", MinFreeBytes: 1}
+	l := openLog(b, c)
+	if entries > 0 {
+		l = bulkFill(b, c, l, submissions, entries)
+	}
+	for _, clients := range []int{1, 16, 64, 256} {
+		b.Run(fmt.Sprintf("entries=%d/clients=%d", entries, clients), func(b *testing.B) {
+			sync50, sync99 := syncCost(b, filepath.Dir(dir))
+			latencies := measure(b, l, submissions, clients)
+			p50, p99 := quantiles(latencies)
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "SCTs/s")
+			b.ReportMetric(milliseconds(p50), "p50-ms")
+			b.ReportMetric(milliseconds(p99), "p99-ms")
+			b.ReportMetric(milliseconds(sync50), "fdatasync-p50-ms")
+			b.ReportMetric(milliseconds(sync99), "fdatasync-p99-ms")
+		})
+	}
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func quantiles(d []time.Duration) (p50, p99 time.Duration) {
+	slices.Sort(d)
+	return d[len(d)/2], d[len(d)*99/100]
+}
+
+func measure(b *testing.B, l *Log, submissions []ctlog.Submission, clients int) []time.Duration {
+	latencies := make([]time.Duration, b.N)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	b.ResetTimer()
+	for range clients {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(b.N); i = next.Add(1) - 1 {
+				start := time.Now()
+				if _, err := l.Submit(context.Background(), submissions[i%int64(len(submissions))]); err != nil {
+					b.Errorf("Submit: %v", err)
+					return
+				}
+				latencies[i] = time.Since(start)
+			}
+		})
+	}
+	wg.Wait()
+	b.StopTimer()
+	return latencies
+}
+
+// syncCost is what writing a block into a file that has room for it, and a
+// fdatasync, takes on this disk now.
+func syncCost(b *testing.B, dir string) (p50, p99 time.Duration) {
+	f, err := os.CreateTemp(dir, "fdatasync")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = os.Remove(f.Name()); _ = f.Close() }()
+	const n = 200
+	if _, err := f.Write(make([]byte, n*4096)); err != nil {
+		b.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		b.Fatal(err)
+	}
+	took := make([]time.Duration, n)
+	for i := range took {
+		start := time.Now()
+		if _, err := f.WriteAt(make([]byte, 4096), int64(i)*4096); err != nil {
+			b.Fatal(err)
+		}
+		if err := unix.Fdatasync(int(f.Fd())); err != nil {
+			b.Fatal(err)
+		}
+		took[i] = time.Since(start)
+	}
+	return quantiles(took)
+}
+
+// bulkFill adds entries by the way that submissions go, without signing SCTs
+// that nobody waits for, and opens the log again.
+func bulkFill(b *testing.B, c Config, l *Log, submissions []ctlog.Submission, entries int) *Log {
+	start := time.Now()
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range 1024 {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(entries); i = next.Add(1) - 1 {
+				s := submissions[i%int64(len(submissions))]
+				e := Entry{Certificate: s.TBS, Precertificate: s.Precertificate, IssuerKeyHash: s.IssuerKeyHash, Issuers: s.Issuers}
+				for {
+					if _, _, err := l.enqueue(context.Background(), e); err == nil {
+						break
+					} else if l.publisher.unpublished.Load() <= maxUnpublished {
+						b.Errorf("enqueue: %v", err)
+						return
+					}
+					runtime.Gosched()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	closeLog(b, l)
+	size := int64(0)
+	err := filepath.WalkDir(filepath.Join(c.Dir, treeDir), func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			info, infoErr := e.Info()
+			if infoErr != nil {
+				return infoErr
+			}
+			size += info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	before := m.HeapAlloc
+	opened := time.Now()
+	l = openLog(b, c)
+	took := time.Since(opened)
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	b.Logf("%d entries made in %s; %d bytes an entry; opened in %s, with %d kB of memory",
+		entries, time.Since(start).Round(time.Second), size/int64(entries), took, (int64(m.HeapAlloc)-int64(before))/1024)
+	return l
+}
