@@ -93,7 +93,9 @@ const (
 // Reasons of policy and issuance.
 const (
 	ReasonPolicy           Reason = "policy"
-	ReasonFrozen           Reason = "frozen" // by the administrator, for now
+	ReasonMFARequired      Reason = "mfa_required" // a stronger login would do
+	ReasonAuthTooOld       Reason = "auth_too_old" // a fresh login would do
+	ReasonFrozen           Reason = "frozen"       // by the administrator, for now
 	ReasonSANInvalid       Reason = "san_invalid"
 	ReasonSANNotAllowed    Reason = "san_not_allowed"
 	ReasonNameNotPermitted Reason = "name_not_permitted" // by the chain's name constraints

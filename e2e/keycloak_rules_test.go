@@ -64,7 +64,7 @@ func rulesDecide(t *testing.T, k *keycloak, w *world) {
 	alice := func(args ...string) (token, pages string) { return w.login(t, k, "alice", session, args...) }
 
 	weak, _ := alice()
-	w.refusedByPolicy(t, "a password alone", weak)
+	w.refusedByPolicy(t, "a password alone", weak, "mfa_required")
 
 	strong, pages := alice("--acr", "mfa")
 	loggedIn := time.Now()
@@ -75,7 +75,7 @@ func rulesDecide(t *testing.T, k *keycloak, w *world) {
 
 	for _, name := range []string{"bob", "mallory"} {
 		token, _ := w.login(t, k, name, "", "--acr", "mfa")
-		w.refusedByPolicy(t, name+", who is in another group of that name or none", token)
+		w.refusedByPolicy(t, name+", who is in another group of that name or none", token, "policy")
 	}
 	w.pipelineOfRelease(t, k)
 
@@ -88,7 +88,7 @@ func rulesDecide(t *testing.T, k *keycloak, w *world) {
 	if strings.Contains(pages, "page:") {
 		t.Fatalf("asked anew; want a session that is old: %s", pages)
 	}
-	w.refusedByPolicy(t, "a stale session", stale)
+	w.refusedByPolicy(t, "a stale session", stale, "auth_too_old")
 	fresh, _ := alice("--acr", "mfa", "--max-age", freshness.String())
 	w.issuedTo(t, fresh, releaser)
 	w.stockClient(t, k, session)
@@ -122,14 +122,14 @@ func (w *world) login(t testing.TB, k *keycloak, user, session string, args ...s
 	return string(readFile(t, output)), pages
 }
 
-func (w *world) refusedByPolicy(t testing.TB, what, token string) {
+func (w *world) refusedByPolicy(t testing.TB, what, token, reason string) {
 	t.Helper()
 	got, err := w.requestAs(t, token)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.status != http.StatusForbidden || got.reason() != "policy" {
-		t.Errorf("answer to %s is %v, want 403 policy\n%s", what, got, payloadOf(t, token))
+	if got.status != http.StatusForbidden || got.reason() != reason {
+		t.Errorf("answer to %s is %v, want 403 %s\n%s", what, got, reason, payloadOf(t, token))
 	}
 }
 

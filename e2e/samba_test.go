@@ -39,7 +39,7 @@ func TestActiveDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.refusedByPolicy(t, "dave, who is not in the group", dave.ID)
+	w.refusedByPolicy(t, "dave, who is not in the group", dave.ID, "policy")
 
 	carol, err = k.directoryToken(t, "carol")
 	if err != nil {

@@ -180,6 +180,9 @@ func (c *compiled) decide(f *facts) (ca.Decision, error) {
 			return d, err
 		}
 	}
+	if rule, reason := c.wanted(f); reason != "" {
+		return ca.Decision{}, ca.Refuse(ca.KindDenied, reason, "no rule of issuer %q matches; rule %q wants another login", c.Name, rule)
+	}
 	return ca.Decision{}, ca.Refuse(ca.KindDenied, ca.ReasonPolicy, "no rule of issuer %q matches", c.Name)
 }
 

@@ -56,6 +56,9 @@ type condition struct {
 	program cel.Program
 	// node is the checked expression, for explanations.
 	node ast.Expr
+	// login are the claims about the login that it reads, if it reads nothing
+	// else.
+	login map[string]bool
 }
 
 // extension takes its text from values[value].
@@ -195,7 +198,7 @@ func (c *rule) compileConditions(env *cel.Env) error {
 		if err != nil {
 			return err
 		}
-		c.conditions = append(c.conditions, condition{text, p, checked.NativeRep().Expr()})
+		c.conditions = append(c.conditions, condition{text, p, checked.NativeRep().Expr(), loginClaims(checked.NativeRep())})
 	}
 	return nil
 }

@@ -131,6 +131,8 @@ var answers = map[ca.Reason]answer{
 
 	ca.ReasonFrozen:        {http: 403, code: codes.PermissionDenied, message: textDenied},
 	ca.ReasonPolicy:        {http: 403, code: codes.PermissionDenied, message: textDenied},
+	ca.ReasonMFARequired:   {http: 403, code: codes.PermissionDenied, message: "A stronger login is required"},
+	ca.ReasonAuthTooOld:    {http: 403, code: codes.PermissionDenied, message: "A more recent login is required"},
 	ca.ReasonSANInvalid:    badToken,
 	ca.ReasonSANNotAllowed: {http: 403, code: codes.PermissionDenied, message: textDenied},
 

@@ -60,7 +60,7 @@ func TestRulesDecide(t *testing.T) {
 		{"developer", map[string]any{"groups": []string{"/code-signers"}, "acr": "mfa"}, 200, "alice@corp.example"},
 		{"without the group", map[string]any{"groups": []string{"/other"}, "acr": "mfa"}, 403, "policy"},
 		{"group of the same name elsewhere", map[string]any{"groups": []string{"/outer/code-signers"}, "acr": "mfa"}, 403, "policy"},
-		{"without MFA", map[string]any{"groups": []string{"/code-signers"}, "acr": "1"}, 403, "policy"},
+		{"without MFA", map[string]any{"groups": []string{"/code-signers"}, "acr": "1"}, 403, "mfa_required"},
 		{"pipeline", map[string]any{"azp": "sigstore", "job": "build", "ref": "refs/heads/main"}, 200, "https://ci.corp.example/build"},
 		{"pipeline with a path in its name", map[string]any{"azp": "sigstore", "job": "..", "ref": "x"}, 400, "san_invalid"},
 		{"groups left out", map[string]any{"_claim_names": map[string]string{"groups": "src1"}, "_claim_sources": map[string]any{"src1": map[string]string{"endpoint": s.issuer.URL}}, "acr": "mfa"}, 403, "groups_overage"},
