@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/cmd/internal/stack"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/hsm"
 )
@@ -85,13 +86,10 @@ func (k *keyFlags) open(cmd *cobra.Command) (key hsm.Key, chain *config.Chain, e
 	return key, &f.Chains[i], nil
 }
 
-// openChainKey opens the key of a chain whose certificate may not exist yet.
-func openChainKey(_ context.Context, f *config.File, i int) (hsm.Key, error) {
-	c := f.Chains[i]
-	if c.Key.File == "" {
-		return nil, fmt.Errorf("chain %q in %s names no key file", c.Name, f.Path)
-	}
-	return hsm.LoadFile(hsm.FileConfig{Path: c.Key.File, PassphraseFile: c.Key.PassphraseFile})
+// openChainKey opens the key of a chain, in a file or on tokens. The chain's
+// certificate may not exist yet, so the token is asked for the public key.
+func openChainKey(ctx context.Context, f *config.File, i int) (hsm.Key, error) {
+	return stack.OpenKey(ctx, f, fmt.Sprintf("chains[%d].key", i), f.Chains[i].Key, nil)
 }
 
 // keyText names the kind of a key for people.

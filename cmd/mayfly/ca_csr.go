@@ -71,11 +71,7 @@ func (o *csrFlags) run(cmd *cobra.Command, now time.Time) error {
 			return fmt.Errorf("%s exists already and is left as it is; name another file", file)
 		}
 	}
-	signer, chain, err := o.signer(cmd)
-	if err != nil {
-		return err
-	}
-	request, err := ceremony.NewRequest(subject, signer)
+	request, chain, err := o.request(cmd, subject)
 	if err != nil {
 		return err
 	}
@@ -91,14 +87,16 @@ func (o *csrFlags) run(cmd *cobra.Command, now time.Time) error {
 	return nil
 }
 
-// signer returns the key of the flags, which stays open until the program ends.
-func (o *csrFlags) signer(cmd *cobra.Command) (crypto.Signer, *config.Chain, error) {
+// request makes the request with the key of the flags. chain is nil if that is
+// not one of the configuration.
+func (o *csrFlags) request(cmd *cobra.Command, subject ceremony.Name) (r *ceremony.Request, chain *config.Chain, err error) {
 	if o.newKey == "" {
 		key, chain, err := o.key.open(cmd)
 		if err != nil {
 			return nil, nil, err
 		}
-		return hsm.Signer(key), chain, nil
+		r, err := ceremony.NewRequest(subject, hsm.Signer(key))
+		return r, chain, errors.Join(err, key.Close())
 	}
 	if o.key.passphraseFile == "" {
 		return nil, nil, errors.New("--new-key needs --passphrase-file: a CA key is not written in the clear")
@@ -112,7 +110,10 @@ func (o *csrFlags) signer(cmd *cobra.Command) (crypto.Signer, *config.Chain, err
 	if err != nil {
 		return nil, nil, err
 	}
-	return signer, nil, ceremony.WriteSecret(o.newKey, encrypted)
+	if r, err = ceremony.NewRequest(subject, signer); err != nil {
+		return nil, nil, err
+	}
+	return r, nil, ceremony.WriteSecret(o.newKey, encrypted)
 }
 
 // advise says what is to be done with the request.

@@ -102,10 +102,12 @@ func (o *initFlags) run(cmd *cobra.Command, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("the root's key: %w", err)
 	}
+	defer root.close()
 	issuing, err := o.key(cmd, o.chain, issuingKeyFile, o.passphraseFile)
 	if err != nil {
 		return fmt.Errorf("the intermediate's key: %w", err)
 	}
+	defer issuing.close()
 	h, err := ceremony.NewHierarchy(ceremony.HierarchyConfig{
 		RootName: rootName, IssuingName: issuingName, RootYears: o.rootYears, IssuingYears: o.issuingYears,
 		Root: root.signer, Issuing: issuing.signer.Public(), Now: now,
@@ -210,6 +212,15 @@ type ceremonyKey struct {
 	where string
 	// files is the key file, if the key was made here.
 	files []ceremony.File
+	// open is the key, if it is one of the configuration.
+	open hsm.Key
+}
+
+// close logs out of the token. What was signed is signed, whatever it says.
+func (k *ceremonyKey) close() {
+	if k.open != nil {
+		_ = k.open.Close()
+	}
 }
 
 func (o *initFlags) key(cmd *cobra.Command, chain, file, passphraseFile string) (*ceremonyKey, error) {
@@ -222,7 +233,7 @@ func (o *initFlags) key(cmd *cobra.Command, chain, file, passphraseFile string) 
 		if err != nil {
 			return nil, err
 		}
-		return &ceremonyKey{signer: hsm.Signer(key), where: fmt.Sprintf("that of chain %q in %s", chain, o.config)}, nil
+		return &ceremonyKey{signer: hsm.Signer(key), open: key, where: fmt.Sprintf("that of chain %q in %s", chain, o.config)}, nil
 	}
 	passphrase, err := hsm.ReadPassphrase(passphraseFile)
 	if err != nil {
