@@ -43,9 +43,17 @@ func (h *hangs) abandon(c *call) bool {
 	}
 	c.abandoned = true
 	h.abandoned++
-	c.timer = time.AfterFunc(max(0, stuckAfter-time.Since(c.started)), func() { h.count(c) })
+	left := stuckAfter - time.Since(c.started)
+	if left > 0 {
+		c.timer = time.AfterFunc(left, func() { h.count(c) })
+	}
 	h.mu.Unlock()
-	h.changed(0)
+	if left > 0 {
+		h.changed(0)
+	} else {
+		// Who is told that it took too long may ask at once what that means.
+		h.count(c)
+	}
 	return true
 }
 
@@ -67,7 +75,9 @@ func (h *hangs) end(c *call) (abandoned bool) {
 	c.ended = true
 	delta := 0
 	if c.abandoned {
-		c.timer.Stop()
+		if c.timer != nil {
+			c.timer.Stop()
+		}
 		h.abandoned--
 		if c.counted {
 			h.stuck--
