@@ -53,6 +53,7 @@ func translate(is fulcioIssuer, providers map[string]fulcioProvider, names map[s
 	}
 	e.general()
 	defer e.checkPreset()
+	defer e.warnOfShared()
 	switch is.kind {
 	case fulcioEmail:
 		e.email()
@@ -145,19 +146,44 @@ func (e *entry) general() {
 	if is.issuerClaim != "" {
 		e.todo("Fulcio writes the claim %s into certificates as their issuer. Mayfly writes %s, which verifiers have to be told.", is.issuerClaim, is.url)
 	}
-	if u, err := url.Parse(is.url); err == nil && slices.Contains(shared, u.Hostname()) {
-		e.todo("anybody in the world can have a token of %s. Narrow may_issue to what is yours, such as uri_prefixes: [https://github.com/ORGANIZATION/], "+
-			"and let a rule's condition ask for your organization.", u.Hostname())
-	}
 	for _, k := range is.unknown {
 		e.todo("the key %q is unknown, here and in Fulcio; see what was meant.", k)
 	}
 }
 
-// shared are the issuers of services that everybody can have an account with.
-var shared = []string{
-	"accounts.google.com", "agent.buildkite.com", "gitlab.com", "oauth2.sigstore.dev", "oidc.circleci.com", "oidc.codefresh.io",
-	"token.actions.githubusercontent.com",
+// shared are the issuers of services that everybody can have an account with, and
+// the claim by which a condition tells one organization's tokens from another's,
+// as far as there is one that cannot be chosen freely.
+var shared = map[string]string{
+	"accounts.google.com":                 "hd",
+	"agent.buildkite.com":                 "organization_slug",
+	"allow.pub":                           "",
+	"gitlab.com":                          "namespace_path",
+	"issuer.enforce.dev":                  "",
+	"oauth2.sigstore.dev":                 "",
+	"oidc.codefresh.io":                   "account_name",
+	"token.actions.githubusercontent.com": "repository_owner",
+}
+
+// warnOfShared says what an entry would do that is as wide as Fulcio's. No prefix
+// narrower than the service's own can be known from the file.
+func (e *entry) warnOfShared() {
+	u, err := url.Parse(e.source.url)
+	if err != nil || e.refused != "" {
+		return
+	}
+	claim, ok := shared[u.Hostname()]
+	if !ok {
+		return
+	}
+	yours := "list no domain under may_issue in which others have addresses"
+	if len(e.may.URIPrefixes) > 0 {
+		yours = fmt.Sprintf("narrow uri_prefixes, which are as wide as in Fulcio, to what is yours, such as %sORGANIZATION/", e.may.URIPrefixes[0])
+	}
+	if claim != "" {
+		yours += fmt.Sprintf(", and let a rule ask for it, such as when: 'claims.%s == \"ORGANIZATION\"'", claim)
+	}
+	e.todo("anybody in the world can have a token of %s: %s.", u.Hostname(), yours)
 }
 
 func (e *entry) email() {

@@ -222,7 +222,8 @@ func TestImportSaysWhatIsLeftToDo(t *testing.T) {
 		"Fulcio takes every issuer that matches https://oidc.eks.*.amazonaws.com/id/* (type kubernetes, audience sigstore)",
 		`url is always "https://gitlab.corp.example" here. In Fulcio a claim of that name would replace it.`,
 		"Our people it@corp.example",
-		"anybody in the world can have a token of agent.buildkite.com",
+		"anybody in the world can have a token of agent.buildkite.com: narrow uri_prefixes, which are as wide as in Fulcio, to what is yours, " +
+			`such as https://buildkite.com/ORGANIZATION/, and let a rule ask for it, such as when: 'claims.organization_slug == "ORGANIZATION"'.`,
 	} {
 		if !strings.Contains(flat, want) {
 			t.Errorf("got nothing like %q in:\n%s", want, out)
@@ -346,4 +347,23 @@ func FuzzImportFulcio(f *testing.F) {
 			t.Errorf("got %d issuers, want %d, from:\n%s", len(file.Issuers), entries, out)
 		}
 	})
+}
+
+// Each service for everybody is warned of in its own words, and an organization's
+// own provider is not.
+func TestImportWarnsOfIssuersForEverybody(t *testing.T) {
+	for url, tc := range map[string]struct{ fields, want string }{
+		"https://token.actions.githubusercontent.com": {"type: github-workflow", `such as https://github.com/ORGANIZATION/, and let a rule ask for it, such as when: 'claims.repository_owner == "ORGANIZATION"'.`},
+		"https://gitlab.com":                          {"type: gitlab-pipeline", `such as https://gitlab.com/ORGANIZATION/, and let a rule ask for it, such as when: 'claims.namespace_path == "ORGANIZATION"'.`},
+		"https://accounts.google.com":                 {"type: email", `list no domain under may_issue in which others have addresses, and let a rule ask for it, such as when: 'claims.hd == "ORGANIZATION"'.`},
+		"https://oauth2.sigstore.dev/auth":            {"type: email", "list no domain under may_issue in which others have addresses."},
+		"https://keycloak.corp.example/realms/eng":    {"type: email", ""},
+		"https://gitlab.corp.example":                 {"type: gitlab-pipeline", ""},
+	} {
+		out, _ := imported(t, []byte("oidc-issuers:\n  "+url+": {client-id: sigstore, "+tc.fields+"}\n"))
+		flat := strings.Join(strings.Fields(strings.ReplaceAll(out, "#", "")), " ")
+		if warned := strings.Contains(flat, "anybody in the world"); warned != (tc.want != "") || !strings.Contains(flat, tc.want) {
+			t.Errorf("%s: warned: %v, want %q in:\n%s", url, warned, tc.want, out)
+		}
+	}
 }
