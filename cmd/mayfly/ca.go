@@ -17,7 +17,7 @@ import (
 func caCommand() *cobra.Command {
 	return group("ca", "Work with the authority's keys and chains", `  mayfly ca csr --config /etc/mayfly/mayfly.yaml --out ca.csr
   mayfly ca check issued.cer root.cer --config /etc/mayfly/mayfly.yaml --write /etc/mayfly/chain.pem`,
-		caCSRCommand(), caCheckCommand(), caInitCommand())
+		caCSRCommand(), caCheckCommand(), caStatusCommand(), caInitCommand())
 }
 
 // keyFlags say which key a command is about: one of a chain in the

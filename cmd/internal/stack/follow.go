@@ -100,6 +100,7 @@ func (c *changes) follow(ctx context.Context, events <-chan fsnotify.Event, fail
 		}
 	}
 	c.watch()
+	stir() // for what has changed before it was watched
 	for {
 		select {
 		case <-ctx.Done():

@@ -130,6 +130,13 @@ func (s *site) write(name string, data []byte) string {
 	return path
 }
 
+func (s *site) read(name string) []byte {
+	s.t.Helper()
+	data, err := os.ReadFile(filepath.Join(s.dir, name))
+	s.must(err)
+	return data
+}
+
 const embeddedLogs = "  - {name: local, embedded: {}}"
 
 // configure writes the configuration for a service at address and loads it.

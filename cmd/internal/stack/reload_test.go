@@ -3,43 +3,42 @@ package stack
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/config"
 )
 
-// reloading runs the service so that it reloads its file, with a log in text.
+// reloading runs the service so that it reloads its file.
 func (s *site) reloading(o Options) *running {
 	s.t.Helper()
 	ln, err := new(net.ListenConfig).Listen(s.t.Context(), "tcp", "127.0.0.1:0")
 	s.must(err)
 	f := s.configure(ln.Addr().String(), "")
 	o.Listener = ln
-	if o.Load == nil {
-		o.Load = func() (*config.File, error) { return config.Load(f.Path, nil) }
-	}
+	o.Load = func() (*config.File, error) { return config.Load(f.Path, nil) }
+	return s.start(f, o)
+}
+
+// start runs a service until the test ends, and waits until it has keys.
+func (s *site) start(f *config.File, o Options) *running {
+	s.t.Helper()
 	stack, err := Open(s.t.Context(), f, o)
 	s.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- stack.Run(ctx) }()
-	r := &running{Stack: stack, url: "http://" + ln.Addr().String()}
-	stopped := false
-	r.stop = func() error {
-		if stopped {
-			return nil
-		}
-		stopped = true
+	r := &running{Stack: stack, url: "http://" + o.Listener.Addr().String()}
+	r.stop = sync.OnceValue(func() error {
 		cancel()
 		return <-done
-	}
+	})
 	s.t.Cleanup(func() {
 		if err := r.stop(); err != nil {
 			s.t.Errorf("stopping the service: %v", err)
@@ -62,23 +61,6 @@ func (s *site) edit(oldnew ...string) {
 		text = bytes.Replace(text, []byte(oldnew[i]), []byte(oldnew[i+1]), 1)
 	}
 	s.must(os.WriteFile(path, text, 0o600))
-}
-
-// chainsOf are the issuing certificates in the trust bundle at url.
-func chainsOf(t testing.TB, url string) []string {
-	t.Helper()
-	var bundle struct {
-		Chains []struct{ Certificates []string }
-	}
-	a := get(t, url+"/api/v2/trustBundle")
-	if a.status != http.StatusOK || json.Unmarshal(a.body, &bundle) != nil {
-		t.Fatalf("trust bundle: %d %s", a.status, a.body)
-	}
-	var first []string
-	for _, c := range bundle.Chains {
-		first = append(first, c.Certificates[0])
-	}
-	return first
 }
 
 func TestReloadTakesTheFileIntoUse(t *testing.T) {
