@@ -59,6 +59,13 @@ var functions = []string{
 // the test: where a library must belong to root, so must the test.
 func New(tb testing.TB, below string) *Module {
 	tb.Helper()
+	return newModule(tb, below, "")
+}
+
+// newModule builds a module that sets a variable of the environment, written
+// NAME=VALUE, when it initialises the library below.
+func newModule(tb testing.TB, below, variable string) *Module {
+	tb.Helper()
 	library, err := compiled()
 	if err != nil {
 		tb.Fatalf("building the fault module: %v", err)
@@ -74,6 +81,11 @@ func New(tb testing.TB, below string) *Module {
 	}
 	if err != nil {
 		tb.Fatalf("copying the library below the fault module: %v", err)
+	}
+	if variable != "" {
+		if err := os.WriteFile(path+".env", []byte(variable+"\n"), 0o600); err != nil {
+			tb.Fatal(err)
+		}
 	}
 	control, err := newControl(path + ".control")
 	if err != nil {
@@ -102,7 +114,7 @@ func compile() (library []byte, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), compileTimeout)
 	defer cancel()
-	headers, err := run(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/miekg/pkcs11")
+	headers, err := run(ctx, nil, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/miekg/pkcs11")
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +123,7 @@ func compile() (library []byte, err error) {
 		fmt.Fprintf(&list, "X(%s) ", f)
 	}
 	built := filepath.Join(dir, "fault.so")
-	if _, err := run(ctx, "cc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-fvisibility=hidden",
+	if _, err := run(ctx, nil, "cc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-fvisibility=hidden",
 		// Threads may be inside when the program lets go of it.
 		"-Wl,-z,nodelete",
 		"-I", strings.TrimSpace(headers), "-DFUNCTIONS="+list.String(),
@@ -121,10 +133,12 @@ func compile() (library []byte, err error) {
 	return os.ReadFile(built)
 }
 
-func run(ctx context.Context, name string, args ...string) (string, error) {
+// run runs a program, with more in its environment, and returns what it says.
+func run(ctx context.Context, env []string, name string, args ...string) (string, error) {
 	//nolint:gosec // G204: the arguments are written above.
 	cmd := exec.CommandContext(ctx, name, args...)
 	var stderr bytes.Buffer
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {

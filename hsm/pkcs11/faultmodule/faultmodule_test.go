@@ -32,7 +32,7 @@ func newRig(t testing.TB) *rig {
 	key := newKey(t)
 	soft.Import("one", "issuing", "a1", key)
 	soft.Import("one", "other", "a2", newKey(t))
-	m := New(t, soft.Library)
+	m := soft.Module()
 	r := &rig{Ctx: p11.New(m.Path), t: t, m: m, pub: &key.PublicKey}
 	r.must(r.Initialize())
 	t.Cleanup(func() {
@@ -362,6 +362,18 @@ func TestModuleHasSoManySessions(t *testing.T) {
 	r.must(r.CloseSession(second))
 	_, err = r.OpenSession(r.slot(), p11.CKF_SERIAL_SESSION)
 	r.must(err)
+}
+
+func TestModulesShareNothing(t *testing.T) {
+	one, two := newRig(t), newRig(t)
+	one.m.Unplug()
+	two.signs(true)
+	one.must(one.Finalize())
+	two.signs(true)
+	one.m.Plug()
+	one.must(one.Initialize())
+	one.open()
+	one.signs(true)
 }
 
 // recorder takes the verdict of a module that is meant to be negative.

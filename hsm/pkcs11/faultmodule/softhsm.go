@@ -29,18 +29,20 @@ var softHSMLibraries = []string{
 
 // SoftHSM is a directory of SoftHSM tokens for one test.
 type SoftHSM struct {
-	// Library is the module. Load a copy, or a fault module over it, where one
-	// process must not meet the tokens of another test.
+	// Library is the module. Who loads it as it is must set SOFTHSM2_CONF to
+	// Conf; a fault module over it needs nothing.
 	Library string
+	// Conf is the configuration, which SoftHSM reads when it is initialised.
+	Conf string
 	// Tokens is the directory with one directory for each token.
 	Tokens string
 
 	tb testing.TB
 }
 
-// NewSoftHSM makes a place for tokens and points SOFTHSM2_CONF at it for the
-// time of the test, which therefore cannot run in parallel with others. SoftHSM
-// reads the variable when it is initialised.
+// NewSoftHSM makes a place for tokens. No two copies of SoftHSM in a process may
+// use one place: the locks on its files are between processes, and where they
+// read what the other is writing they abort.
 func NewSoftHSM(tb testing.TB) *SoftHSM {
 	tb.Helper()
 	s := &SoftHSM{tb: tb, Tokens: filepath.Join(tb.TempDir(), "tokens")}
@@ -56,13 +58,18 @@ func NewSoftHSM(tb testing.TB) *SoftHSM {
 	if err := os.Mkdir(s.Tokens, 0o700); err != nil {
 		tb.Fatal(err)
 	}
-	conf := filepath.Join(filepath.Dir(s.Tokens), "softhsm2.conf")
+	s.Conf = filepath.Join(filepath.Dir(s.Tokens), "softhsm2.conf")
 	text := fmt.Sprintf("directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n", s.Tokens)
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(s.Conf, []byte(text), 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	tb.Setenv("SOFTHSM2_CONF", conf)
 	return s
+}
+
+// Module builds a fault module over SoftHSM with these tokens.
+func (s *SoftHSM) Module() *Module {
+	s.tb.Helper()
+	return newModule(s.tb, s.Library, "SOFTHSM2_CONF="+s.Conf)
 }
 
 // Token makes a token with a label and returns its directory.
@@ -113,7 +120,7 @@ func (s *SoftHSM) util(args ...string) {
 	s.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if out, err := run(ctx, "softhsm2-util", append(args, "--module", s.Library)...); err != nil {
+	if out, err := run(ctx, []string{"SOFTHSM2_CONF=" + s.Conf}, "softhsm2-util", append(args, "--module", s.Library)...); err != nil {
 		s.tb.Fatalf("%v\n%s\nIf it is missing, run:  apt-get install -y softhsm2", err, out)
 	}
 }

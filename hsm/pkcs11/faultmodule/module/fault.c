@@ -6,6 +6,8 @@
  *   NAME           this library, which a program loads
  *   NAME.real      a copy of the other, so that two of us share nothing
  *   NAME.control   an array of 64-bit words, mapped and shared with the tests
+ *   NAME.env       if it is there, VARIABLE=VALUE for C_Initialize of the other:
+ *                  two of us can have a configuration each
  *
  * Words are read and written atomically, and no lock is held while a call is
  * delayed or hangs, so that callers meet each other as they would in a device.
@@ -34,13 +36,32 @@
 
 #define FORWARD(name, session, arguments) FORWARD_AS(name, session, 0, real->C_##name arguments)
 
+/* initialize_below sets the variable. All of us have one environment, so they
+ * take turns by a lock on the file of the program. */
+static CK_RV initialize_below(CK_VOID_PTR args)
+{
+	int lock = -1;
+	if (variable[0] != 0) {
+		lock = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+		if (lock < 0 || flock(lock, LOCK_EX) != 0 || setenv(variable, value, 1) != 0) {
+			if (lock >= 0)
+				close(lock);
+			return CKR_HOST_MEMORY;
+		}
+	}
+	CK_RV rv = real->C_Initialize(args);
+	if (lock >= 0)
+		close(lock);
+	return rv;
+}
+
 static CK_RV f_Initialize(CK_VOID_PTR args)
 {
 	struct call c;
 	CK_RV rv = enter(&c, F_Initialize, NO_SESSION, 0);
 	if (rv == CKR_OK) {
 		pthread_rwlock_wrlock(&rw);
-		rv = real->C_Initialize(args);
+		rv = initialize_below(args);
 		if (rv == CKR_OK)
 			control[W_INITIALISED] = 1;
 		pthread_rwlock_unlock(&rw);
@@ -291,6 +312,14 @@ static int load(void)
 	close(fd);
 	if (control == MAP_FAILED || control[W_MAGIC] != MAGIC + F_COUNT)
 		return 0;
+	snprintf(path, sizeof path, "%s.env", self.dli_fname);
+	FILE *env = fopen(path, "r");
+	if (env != NULL) {
+		int n = fscanf(env, "%255[^=]=%4095[^\n]", variable, value);
+		fclose(env);
+		if (n != 2)
+			return 0;
+	}
 	snprintf(path, sizeof path, "%s.real", self.dli_fname);
 	void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	CK_RV (*get)(CK_FUNCTION_LIST_PTR_PTR) = lib ? dlsym(lib, "C_GetFunctionList") : NULL;

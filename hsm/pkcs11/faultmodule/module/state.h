@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -64,6 +65,7 @@ static _Atomic uint64_t *control;
 static CK_FUNCTION_LIST_PTR real;
 static CK_FUNCTION_LIST list;
 static pthread_rwlock_t rw;
+static char variable[256], value[4096];
 
 #define FIELD(fn, field) control[W_FUNCTIONS + (fn) * FIELDS + (field)]
 
