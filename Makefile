@@ -19,6 +19,8 @@ PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 FUZZTIME ?= 5s
 BENCH ?= .
 TESTFLAGS ?=
+# Of a release; empty means what git describe says.
+VERSION ?=
 
 # PKCS#11 modules are C libraries, and so is the race detector's runtime.
 export CGO_ENABLED := 1
@@ -46,7 +48,7 @@ dev: build ## the demo stack, left running for cosign and friends
 	@$(BIN)/mayfly-dev
 
 .PHONY: test
-test: prerequisites ## all tests, with the race detector
+test: test-prerequisites ## all tests, with the race detector
 	$(GO) test -race $(TESTFLAGS) ./...
 
 .PHONY: lint
@@ -78,14 +80,18 @@ generate: $(TOOLS)/buf-$(BUF_VERSION) proto-tools ## generate the Go code of pro
 	PATH="$(TOOLS)/proto:$$PATH" $(TOOLS)/buf-$(BUF_VERSION) generate
 
 .PHONY: fuzz-smoke
-fuzz-smoke: prerequisites ## every fuzz target in the tree for FUZZTIME (5s)
+fuzz-smoke: test-prerequisites ## every fuzz target in the tree for FUZZTIME (5s)
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz-smoke
 
 .PHONY: bench
-bench: prerequisites ## the benchmarks; BENCH=regexp picks some
+bench: test-prerequisites ## the benchmarks; BENCH=regexp picks some
 	@packages=$$(.ci/targets Benchmark | cut -d' ' -f1 | sort -u); \
 	if [ -z "$$packages" ]; then echo "no benchmarks found"; exit 1; fi; \
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $$packages
+
+.PHONY: dist
+dist: test-prerequisites ## the release binary with PKCS#11, tried with SoftHSM, in dist/
+	@VERSION=$(VERSION) .ci/dist $(CURDIR)/dist
 
 .PHONY: e2e
 e2e: build ## real clients against the real service
@@ -107,6 +113,10 @@ clean: ## remove what was built and the demo's state
 .PHONY: prerequisites
 prerequisites:
 	@.ci/prerequisites
+
+.PHONY: test-prerequisites
+test-prerequisites:
+	@.ci/prerequisites softhsm2
 
 # Tools. The version is in the file name, so that a new pin builds anew.
 # GOFLAGS is cleared: a tool is built as its own module says.

@@ -24,8 +24,8 @@ import (
 // Tokens are the PKCS#11 tokens of a process. Each is opened for the first key on
 // it, shared by all keys on it, those of the next configuration included, and
 // closed with the last of them. So a reload logs in to nothing that it has
-// already, unless the token's entry or its PIN file changed: then the new PIN is
-// tried, once, before the old login is given up.
+// already, unless the token's entry or its PIN file changed: a token that refused
+// its PIN is tried once more with the new one, and with no old one.
 type Tokens struct {
 	// Logger, Registerer and Clock go to every token; each may be nil.
 	Logger     *slog.Logger
