@@ -13,7 +13,7 @@ import (
 // A new key is read by LoadFile and by OpenSSL, and by nobody without the
 // passphrase.
 func TestGenerateFileKeyIsReadBack(t *testing.T) {
-	for _, algorithm := range []string{"ecdsa-p256", "ecdsa-p384", "rsa-3072"} {
+	for _, algorithm := range []string{"ecdsa-p384", "rsa-3072"} {
 		dir := t.TempDir()
 		file, pass, wrong := filepath.Join(dir, "key"), filepath.Join(dir, "pass"), filepath.Join(dir, "wrong")
 		key, text, err := GenerateFileKey(algorithm, []byte("correct horse battery"))
@@ -32,8 +32,10 @@ func TestGenerateFileKeyIsReadBack(t *testing.T) {
 		if p, ok := k.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !p.Equal(key.Public()) {
 			t.Errorf("%s: LoadFile reads another key", algorithm)
 		}
-		if _, err := LoadFile(FileConfig{Path: file, PassphraseFile: wrong}); err == nil {
-			t.Errorf("%s: the wrong passphrase opens the key", algorithm)
+		if algorithm == "ecdsa-p384" { // once: the derivation is slow on purpose
+			if _, err := LoadFile(FileConfig{Path: file, PassphraseFile: wrong}); err == nil {
+				t.Errorf("%s: the wrong passphrase opens the key", algorithm)
+			}
 		}
 		out, err := exec.CommandContext(t.Context(), "openssl", "pkey", "-in", file, "-passin", "file:"+pass, "-noout", "-check").CombinedOutput()
 		if err != nil || !bytes.Contains(out, []byte("Key is valid")) {
