@@ -141,7 +141,11 @@ func (k *FileKey) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpt
 	if private == nil {
 		return nil, k.closed()
 	}
-	sig, err := (*private).Sign(rand.Reader, digest, opts.HashFunc())
+	opts, err := SignerOpts(k.public, opts)
+	if err != nil {
+		return nil, fmt.Errorf("hsm: signing with %s: %w", k.path, err)
+	}
+	sig, err := (*private).Sign(rand.Reader, digest, opts)
 	if err != nil {
 		return nil, fmt.Errorf("hsm: signing with %s: %w", k.path, err)
 	}

@@ -4,8 +4,8 @@
 // Invariants, which hsmtest.Run holds every kind of key to:
 //
 //   - a key signs digests and nothing else: SHA-256, SHA-384 or SHA-512, of
-//     the right length, with PKCS#1 v1.5 or ASN.1 DER ECDSA, so that no backend
-//     accepts what another refuses;
+//     the right length, with ASN.1 DER ECDSA, PKCS#1 v1.5, or RSA-PSS with a salt
+//     as long as the hash, so that no backend accepts what another refuses;
 //   - a key is one that clients of the certificates can verify: ECDSA on P-256
 //     or P-384, or RSA of 2048, 3072 or 4096 bits;
 //   - private material never leaves the package: not through fmt, not through
@@ -31,8 +31,9 @@ import (
 
 // Key is a private key that signs. All methods may be called concurrently.
 //
-// Sign signs a digest: PKCS#1 v1.5 for RSA, ASN.1 DER for ECDSA. It honours ctx
-// and does not retry for longer than ctx lives. Ready reports, without I/O, why
+// Sign signs a digest: ASN.1 DER for ECDSA; for RSA PKCS#1 v1.5, or RSA-PSS if
+// opts is an *rsa.PSSOptions. It honours ctx and does not retry for longer than
+// ctx lives. Ready reports, without I/O, why
 // a signature would be turned away now. After Close, Sign and Ready return
 // errors; Close may be called again and returns nil. Public always answers.
 type Key interface {
@@ -93,8 +94,9 @@ func CheckDigest(digest []byte, opts crypto.SignerOpts) error {
 	if opts == nil {
 		return errors.New("no hash function given for the digest to sign")
 	}
-	if _, ok := opts.(*rsa.PSSOptions); ok {
-		return errors.New("RSA-PSS is not supported: certificates here carry PKCS#1 v1.5")
+	pss, isPSS := opts.(*rsa.PSSOptions)
+	if isPSS && pss == nil {
+		return errors.New("no hash function given for the digest to sign")
 	}
 	h := opts.HashFunc()
 	switch h {
@@ -105,5 +107,27 @@ func CheckDigest(digest []byte, opts crypto.SignerOpts) error {
 	if len(digest) != h.Size() {
 		return fmt.Errorf("digest of %d bytes refused: %v has %d", len(digest), h, h.Size())
 	}
+	if isPSS {
+		switch pss.SaltLength {
+		case rsa.PSSSaltLengthAuto, rsa.PSSSaltLengthEqualsHash, h.Size():
+		default:
+			return fmt.Errorf("RSA-PSS with a salt of %d bytes refused: it has the length of the hash", pss.SaltLength)
+		}
+	}
 	return nil
+}
+
+// SignerOpts returns opts, which CheckDigest passed, as a private key of the
+// standard library takes them for public. Go reads PSSSaltLengthAuto as the
+// longest salt when it signs; here it means the length of the hash, which is all
+// that many tokens can do.
+func SignerOpts(public crypto.PublicKey, opts crypto.SignerOpts) (crypto.SignerOpts, error) {
+	pss, ok := opts.(*rsa.PSSOptions)
+	if !ok {
+		return opts.HashFunc(), nil
+	}
+	if _, ok := public.(*rsa.PublicKey); !ok {
+		return nil, fmt.Errorf("RSA-PSS asked of a %T", public)
+	}
+	return &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: pss.Hash}, nil
 }

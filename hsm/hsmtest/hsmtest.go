@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -21,15 +22,91 @@ import (
 	"github.com/mayfly-ca/mayfly/hsm"
 )
 
-// Run runs the suite. newKey returns a fresh, open key each time; the keys may
-// be one and the same in the token. Run closes what it opens.
+// Kind is a kind of key that a stack of keys may have.
+type Kind string
+
+// The kinds of key that an authority may have; see [hsm.CheckPublic].
+const (
+	P256    Kind = "P256"
+	P384    Kind = "P384"
+	RSA2048 Kind = "RSA2048"
+	RSA3072 Kind = "RSA3072"
+	RSA4096 Kind = "RSA4096"
+)
+
+// Kinds returns all of them.
+func Kinds() []Kind { return []Kind{P256, P384, RSA2048, RSA3072, RSA4096} }
+
+// Capabilities says what a stack cannot do. What it lacks is asserted to be
+// refused: neither skipped, nor done in another way than was asked.
+type Capabilities struct {
+	// LacksKinds are those that NewKey must return an error for.
+	LacksKinds []Kind
+	// LacksPSS says that RSA keys make no RSA-PSS signatures.
+	LacksPSS bool
+}
+
+// Stack is a token, or another place that has keys of several kinds.
+type Stack struct {
+	// NewKey returns an open key of a kind, each time anew; the keys may be one
+	// and the same in the token.
+	NewKey func(testing.TB, Kind) (hsm.Key, error)
+	Capabilities
+}
+
+// RunStack runs the suite for each kind of key that a stack has.
+func RunStack(t *testing.T, s Stack) {
+	t.Helper()
+	for _, kind := range Kinds() {
+		t.Run(string(kind), func(t *testing.T) {
+			if slices.Contains(s.LacksKinds, kind) {
+				if k, err := s.NewKey(t, kind); err == nil {
+					t.Errorf("a stack that lacks %s has a key with %T, want a refusal", kind, k.Public())
+				}
+				return
+			}
+			run(t, s.Capabilities, func(tb testing.TB) hsm.Key {
+				tb.Helper()
+				k, err := s.NewKey(tb, kind)
+				if err != nil {
+					tb.Fatalf("no key of kind %s: %v", kind, err)
+				}
+				if got := kindOf(k.Public()); got != kind {
+					tb.Errorf("asked for a key of kind %s, got %s", kind, got)
+				}
+				return k
+			})
+		})
+	}
+}
+
+func kindOf(pub crypto.PublicKey) Kind {
+	switch pub := pub.(type) {
+	case *ecdsa.PublicKey:
+		return Kind(fmt.Sprintf("P%d", pub.Params().BitSize))
+	case *rsa.PublicKey:
+		return Kind(fmt.Sprintf("RSA%d", pub.N.BitLen()))
+	default:
+		return Kind(fmt.Sprintf("%T", pub))
+	}
+}
+
+// Run runs the suite for one key that lacks nothing. newKey returns a fresh, open
+// key each time; the keys may be one and the same in the token. Run closes what
+// it opens.
 func Run(t *testing.T, newKey func(testing.TB) hsm.Key) {
+	t.Helper()
+	run(t, Capabilities{}, newKey)
+}
+
+func run(t *testing.T, lacks Capabilities, newKey func(testing.TB) hsm.Key) {
 	t.Helper()
 	for _, c := range []struct {
 		name string
 		test func(*testing.T, hsm.Key)
 	}{
 		{"SignaturesVerify", signaturesVerify},
+		{"PSS", func(t *testing.T, k hsm.Key) { pss(t, k, lacks.LacksPSS) }},
 		{"PublicIsStable", publicIsStable},
 		{"ConcurrentSignaturesVerify", concurrentSignaturesVerify},
 		{"CancelledContextRefuses", cancelledContextRefuses},
@@ -92,6 +169,32 @@ func signaturesVerify(t *testing.T, k hsm.Key) {
 		if err := verify(k.Public(), h, digestOf(h, "another message"), sig); err == nil {
 			t.Errorf("signature with %v verifies over another digest", h)
 		}
+	}
+}
+
+// pss holds RSA keys to RSA-PSS with a salt as long as the hash, whichever way it
+// was asked for, and every other key to refusing it.
+func pss(t *testing.T, k hsm.Key, lacking bool) {
+	pub, isRSA := k.Public().(*rsa.PublicKey)
+	for _, h := range hashes {
+		digest := digestOf(h, "a message")
+		for _, salt := range []int{rsa.PSSSaltLengthAuto, rsa.PSSSaltLengthEqualsHash, h.Size()} {
+			sig, err := k.Sign(t.Context(), digest, &rsa.PSSOptions{Hash: h, SaltLength: salt})
+			if !isRSA || lacking {
+				if err == nil || sig != nil {
+					t.Errorf("RSA-PSS with %v and salt length %d = %x, %v; want a refusal", h, salt, sig, err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Errorf("RSA-PSS with %v and salt length %d: %v", h, salt, err)
+			} else if err := rsa.VerifyPSS(pub, h, digest, sig, &rsa.PSSOptions{Hash: h, SaltLength: h.Size()}); err != nil {
+				t.Errorf("RSA-PSS signature with %v and salt length %d: %v", h, salt, err)
+			}
+		}
+	}
+	if err := k.Ready(); err != nil {
+		t.Errorf("Ready() after RSA-PSS = %v, want nil", err)
 	}
 }
 
@@ -160,7 +263,11 @@ func badDigestRefuses(t *testing.T, k hsm.Key) {
 		{"no hash", d32, crypto.Hash(0)},
 		{"SHA-1", make([]byte, 20), crypto.SHA1},
 		{"SHA-512/256", d32, crypto.SHA512_256},
-		{"RSA-PSS", d32, &rsa.PSSOptions{Hash: crypto.SHA256}},
+		{"RSA-PSS with a longer salt", d32, &rsa.PSSOptions{Hash: crypto.SHA256, SaltLength: 33}},
+		{"RSA-PSS with a shorter salt", d32, &rsa.PSSOptions{Hash: crypto.SHA256, SaltLength: 20}},
+		{"RSA-PSS without a hash", d32, &rsa.PSSOptions{}},
+		{"RSA-PSS with SHA-1", make([]byte, 20), &rsa.PSSOptions{Hash: crypto.SHA1}},
+		{"RSA-PSS without options", d32, (*rsa.PSSOptions)(nil)},
 	} {
 		if sig, err := k.Sign(t.Context(), c.digest, c.opts); err == nil || sig != nil {
 			t.Errorf("%s: Sign(%x, %v) = %x, %v; want a refusal", c.name, c.digest, c.opts, sig, err)

@@ -13,6 +13,8 @@ import (
 	p11 "github.com/miekg/pkcs11"
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/mayfly-ca/mayfly/hsm"
 )
 
 // request is a signature to be made, in the words of PKCS#11.
@@ -26,11 +28,12 @@ type request struct {
 
 // newRequest prepares a signature of a digest that hsm.CheckDigest has passed.
 func newRequest(public crypto.PublicKey, digest []byte, opts crypto.SignerOpts) (*request, error) {
+	opts, err := hsm.SignerOpts(public, opts)
+	if err != nil {
+		return nil, err
+	}
 	switch pub := public.(type) {
 	case *ecdsa.PublicKey:
-		if _, ok := opts.(*rsa.PSSOptions); ok {
-			return nil, errors.New("RSA-PSS asked of an ECDSA key")
-		}
 		return ecdsaRequest(pub, digest), nil
 	case *rsa.PublicKey:
 		if pss, ok := opts.(*rsa.PSSOptions); ok {

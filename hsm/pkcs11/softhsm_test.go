@@ -186,12 +186,28 @@ func openSoft(t testing.TB, cfg TokenConfig) *Token {
 
 func TestSoftHSMKeysKeepTheirPromises(t *testing.T) {
 	h := newSoftHSM(t)
+	bits := map[hsmtest.Kind]int{hsmtest.P256: 256, hsmtest.P384: 384, hsmtest.RSA2048: 2048, hsmtest.RSA3072: 3072, hsmtest.RSA4096: 4096}
+	publics := make(map[hsmtest.Kind]crypto.PublicKey)
+	h.token("mayfly", func(a *p11.Ctx, s p11.SessionHandle) {
+		for kind, n := range bits {
+			publics[kind] = softKey{label: string(kind), id: randomID(t), bits: n}.generate(t, a, s)
+		}
+	})
+	token := openSoft(t, TokenConfig{Label: "mayfly"})
+	hsmtest.RunStack(t, hsmtest.Stack{NewKey: func(tb testing.TB, kind hsmtest.Kind) (hsm.Key, error) {
+		tb.Helper()
+		return NewKey(tb.Context(), []*Token{token}, KeyConfig{Name: string(kind), Object: string(kind), Public: publics[kind]})
+	}})
+}
+
+func TestSoftHSMUnusualKeysKeepTheirPromises(t *testing.T) {
+	h := newSoftHSM(t)
 	keys := map[string]softKey{
-		"P256": {label: "p256", id: randomID(t), bits: 256}, "P384": {label: "p384", id: randomID(t), bits: 384},
-		"RSA2048": {label: "rsa2048", id: randomID(t), bits: 2048}, "RSA3072": {label: "rsa3072", id: randomID(t), bits: 3072},
 		"WithoutPublicObject": {label: "hidden", id: randomID(t), bits: 256, hidden: true},
 		"AlwaysAuthenticate": {label: "always", id: randomID(t), bits: 256, private: []*p11.Attribute{
 			p11.NewAttribute(p11.CKA_SENSITIVE, true), p11.NewAttribute(p11.CKA_EXTRACTABLE, false), p11.NewAttribute(p11.CKA_ALWAYS_AUTHENTICATE, true)}},
+		"Extractable": {label: "extractable", id: randomID(t), bits: 256, private: []*p11.Attribute{
+			p11.NewAttribute(p11.CKA_SENSITIVE, false), p11.NewAttribute(p11.CKA_EXTRACTABLE, true)}},
 	}
 	publics := make(map[string]crypto.PublicKey)
 	h.token("mayfly", func(a *p11.Ctx, s p11.SessionHandle) {
@@ -199,17 +215,22 @@ func TestSoftHSMKeysKeepTheirPromises(t *testing.T) {
 			publics[name] = k.generate(t, a, s)
 		}
 	})
+	token := openSoft(t, TokenConfig{Label: "mayfly"})
 	for name, k := range keys {
 		t.Run(name, func(t *testing.T) {
-			token := openSoft(t, TokenConfig{Label: "mayfly"})
+			cfg := KeyConfig{Name: name, Object: k.label, ID: k.id, Public: publics[name], AllowExtractable: name == "Extractable"}
 			hsmtest.Run(t, func(tb testing.TB) hsm.Key {
 				tb.Helper()
-				key, err := NewKey(t.Context(), []*Token{token}, KeyConfig{Name: name, Object: k.label, ID: k.id, Public: publics[name]})
+				key, err := NewKey(tb.Context(), []*Token{token}, cfg)
 				if err != nil {
 					tb.Fatalf("NewKey: %v", err)
 				}
 				return key
 			})
 		})
+	}
+	cfg := KeyConfig{Name: "extractable", Object: "extractable", Public: publics["Extractable"]}
+	if _, err := NewKey(t.Context(), []*Token{token}, cfg); err == nil {
+		t.Error("NewKey with an extractable key = nil, want a refusal")
 	}
 }
