@@ -42,8 +42,8 @@ func TestRehearseCoversChainsProfilesAndNames(t *testing.T) {
 		if _, ok := r.Issuer.PublicKey.(*rsa.PublicKey); ok || r.Issuer.Equal(free.intermediate) {
 			t.Errorf("%s: the issuer of a rehearsal has a real key", r.Chain)
 		}
-		for _, real := range []*x509.Certificate{free.intermediate, constrained.intermediate} {
-			if cert.CheckSignatureFrom(real) == nil {
+		for _, issuing := range []*x509.Certificate{free.intermediate, constrained.intermediate} {
+			if cert.CheckSignatureFrom(issuing) == nil {
 				t.Errorf("%s: a rehearsal is signed by a real key", r.Chain)
 			}
 		}

@@ -127,11 +127,11 @@ func TestJudgeSelfTestRefusesWhatIsOfUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real, err := precertificate(encoded)
+	genuine, err := precertificate(encoded)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if judgeSelfTest(real, d) == nil {
+	if judgeSelfTest(genuine, d) == nil {
 		t.Error("a real certificate passes as a self-test")
 	}
 }

@@ -31,6 +31,7 @@ var mayImport = []struct {
 	{"internal/policy/...", []string{"internal/policy/...", "ca"}},
 	{"internal/freeze", []string{"ca"}},
 	{"internal/trust/...", []string{"internal/trust/...", "ca"}},
+	{"internal/lint", []string{"ca"}},
 	{"internal/login/...", []string{"internal/login/..."}},
 	{"internal/probe/...", []string{"internal/probe/...", "internal/login/endpoint"}},
 	{"internal/ceremony", []string{"ca", "hsm"}},
