@@ -20,7 +20,7 @@ const (
 )
 
 // releaseIssuer demands a group, a second factor and a fresh login of people,
-// and names a pipeline by its client.
+// or roles and the one-time code itself, and names a pipeline by its client.
 func releaseIssuer(k *keycloak, p pki) string {
 	return fmt.Sprintf(`  - name: release
     preset: keycloak
@@ -33,6 +33,12 @@ func releaseIssuer(k *keycloak, p pki) string {
         when: >-
           claims.email_verified == true && has(claims.auth_time) && !has(claims.client_id) &&
           "/code-signers" in list(claims.groups) && claims.acr == "mfa" && recent(claims.auth_time, now, duration("%[3]s"))
+        san: 'email(claims.email)'
+      - name: roles
+        when: >-
+          claims.email_verified == true && has(claims.auth_time) && !has(claims.client_id) &&
+          "signer" in list(claims.realm_access.roles) && "releases" in list(claims.resource_access["sigstore"].roles) &&
+          "otp" in list(claims.amr)
         san: 'email(claims.email)'
       - name: pipelines
         when: 'claims.client_id == token.azp && !has(claims.auth_time)'
@@ -77,6 +83,7 @@ func rulesDecide(t *testing.T, k *keycloak, w *world) {
 		token, _ := w.login(t, k, name, "", "--acr", "mfa")
 		w.refusedByPolicy(t, name+", who is in another group of that name or none", token, "policy")
 	}
+	w.rolesDecide(t, k)
 	w.pipelineOfRelease(t, k)
 
 	// The session stays; what it was made with gets old.
@@ -171,6 +178,14 @@ func level(n int, seconds string) map[string]any {
 	}
 }
 
+// reference is what amr calls a way to log in, and for how many seconds.
+func reference(method string) map[string]any {
+	return map[string]any{
+		"alias":  "amr " + method,
+		"config": map[string]string{"default.reference.value": method, "default.reference.maxAge": "36000"},
+	}
+}
+
 // stepUp gives a realm the login of Keycloak's own guide: a password for the
 // first level and a one-time code for the second, both kept for the session.
 func (k *keycloak) stepUp(t testing.TB, realm string) {
@@ -185,6 +200,7 @@ func (k *keycloak) stepUp(t testing.TB, realm string) {
 	}
 	step("step-up", "execution", map[string]any{"provider": "auth-cookie"})
 	subflow("step-up", "levels")
+	methods := map[string]string{"auth-username-password-form": "pwd", "auth-otp-form": "otp"}
 	for level, form := range []string{"auth-username-password-form", "auth-otp-form"} {
 		alias := fmt.Sprintf("level-%d", level+1)
 		subflow("levels", alias)
@@ -203,6 +219,9 @@ func (k *keycloak) stepUp(t testing.TB, realm string) {
 			e["requirement"] = "CONDITIONAL"
 		}
 		k.admin(t, http.MethodPut, flows+"/step-up/executions", e, nil)
+		if method, ok := methods[fmt.Sprint(e["providerId"])]; ok {
+			k.admin(t, http.MethodPost, fmt.Sprintf("%s/authentication/executions/%v/config", realm, e["id"]), reference(method), nil)
+		}
 		if e["providerId"] == "conditional-level-of-authentication" {
 			conditions++
 			k.admin(t, http.MethodPost, fmt.Sprintf("%s/authentication/executions/%v/config", realm, e["id"]), level(conditions, "36000"), nil)
