@@ -32,7 +32,7 @@ what to do.
 Read are PEM, DER and PKCS#7 (.p7b), several files together, in any order. The
 service wants one PEM file, issuing certificate first and root last: --write makes
 it, in a new file, if there is no problem. Without FILE, the chain of the
-configuration is checked.
+configuration is checked, with its cross-signed paths.
 
 Exit code 1 means that there is a problem.`
 
@@ -79,7 +79,7 @@ func (o *checkFlags) run(cmd *cobra.Command, files []string, now time.Time) erro
 	if o.output != "text" && o.output != "json" {
 		return fmt.Errorf("--output %q is neither text nor json", o.output)
 	}
-	files, public, err := o.subject(cmd, files)
+	files, crossSigned, public, err := o.subject(cmd, files)
 	if err != nil {
 		return err
 	}
@@ -90,6 +90,11 @@ func (o *checkFlags) run(cmd *cobra.Command, files []string, now time.Time) erro
 	report, path, err := inspect(set, public, now)
 	if err != nil {
 		return err
+	}
+	for _, file := range crossSigned {
+		if err := report.addCrossSigned(file, path[0], now); err != nil {
+			return err
+		}
 	}
 	usable := func() bool { return ca.Worst(report.Findings) < ca.Problem }
 	if o.write == "" {
@@ -117,30 +122,31 @@ func (o *checkFlags) run(cmd *cobra.Command, files []string, now time.Time) erro
 	return nil
 }
 
-// subject returns the files to read and the public key to expect, nil when no
-// key was named.
-func (o *checkFlags) subject(cmd *cobra.Command, files []string) ([]string, crypto.PublicKey, error) {
+// subject returns the files to read, the further paths of a chain of the
+// configuration that is checked as it stands, and the public key to expect, nil
+// when no key was named.
+func (o *checkFlags) subject(cmd *cobra.Command, args []string) (files, crossSigned []string, public crypto.PublicKey, err error) {
 	if !o.key.given() {
-		if len(files) == 0 {
-			return nil, nil, errors.New("mayfly ca check needs a FILE, or --config; see mayfly ca check --help")
+		if len(args) == 0 {
+			return nil, nil, nil, errors.New("mayfly ca check needs a FILE, or --config; see mayfly ca check --help")
 		}
-		return files, nil, nil
+		return args, nil, nil, nil
 	}
 	key, chain, err := o.key.open(cmd)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	public := key.Public()
+	public = key.Public()
 	if err := key.Close(); err != nil {
-		return nil, nil, fmt.Errorf("closing the key: %w", err)
+		return nil, nil, nil, fmt.Errorf("closing the key: %w", err)
 	}
-	if len(files) == 0 {
-		if chain == nil {
-			return nil, nil, errors.New("mayfly ca check needs a FILE beside --key; see mayfly ca check --help")
-		}
-		files = []string{chain.Certificates}
+	switch {
+	case len(args) > 0:
+		return args, nil, public, nil
+	case chain == nil:
+		return nil, nil, nil, errors.New("mayfly ca check needs a FILE beside --key; see mayfly ca check --help")
 	}
-	return files, public, nil
+	return []string{chain.Certificates}, chain.CrossSigned, public, nil
 }
 
 // certificateSet is what was read from the files.
@@ -195,6 +201,34 @@ func inspect(set *certificateSet, public crypto.PublicKey, now time.Time) (*chai
 		r.add(ca.Finding{Check: checkFile, Level: ca.Note, Text: fmt.Sprintf("the certificate of %q is not part of the path", ceremony.ShowName(c.RawSubject))})
 	}
 	return r, path, nil
+}
+
+// addCrossSigned checks a further path for the key of the issuing certificate, and
+// says what is to be said about it.
+func (r *chainReport) addCrossSigned(file string, issuing *x509.Certificate, now time.Time) error {
+	set, err := readAll([]string{file})
+	if err != nil {
+		return err
+	}
+	other, path, err := inspect(set, issuing.PublicKey, now)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	other.add(set.shape(path, []string{file}))
+	// Who trusts the other root must come to the same key by name and identifier.
+	if !bytes.Equal(path[0].RawSubject, issuing.RawSubject) || !bytes.Equal(path[0].SubjectKeyId, issuing.SubjectKeyId) {
+		other.add(ca.Finding{Check: ca.CheckIdentifiers, Level: ca.Problem, Text: "its first certificate has another subject, " +
+			"or one that is encoded otherwise, or another key identifier than the chain's; have both made of one request"})
+	}
+	for _, f := range other.Findings {
+		if f.Level > ca.OK {
+			r.add(ca.Finding{Check: f.Check, Level: f.Level, Text: file + ": " + f.Text})
+		}
+	}
+	if ca.Worst(other.Findings) < ca.Problem {
+		r.add(ca.Finding{Check: checkFile, Level: ca.OK, Text: file + ": this further path can be used, too"})
+	}
+	return nil
 }
 
 func (r *chainReport) add(f ca.Finding) { r.Findings = append(r.Findings, f) }

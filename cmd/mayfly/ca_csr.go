@@ -80,6 +80,9 @@ func (o *csrFlags) run(cmd *cobra.Command, now time.Time) error {
 	} else {
 		err = ceremony.WritePublic(o.to, request.PEM())
 	}
+	if err != nil && o.newKey != "" {
+		return fmt.Errorf("%w; the new key is in %s: have it make the request with --key", err, o.newKey)
+	}
 	if err != nil {
 		return err
 	}
