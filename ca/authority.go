@@ -67,8 +67,7 @@ func New(cfg Config) (*Authority, error) {
 		return nil, errors.New("ca: no chain")
 	}
 	a := &Authority{
-		chains: slices.Clone(cfg.Chains), profiles: map[string]Profile{DefaultName: DefaultProfile()},
-		policy: cfg.Policy, recorder: cfg.Recorder, log: cfg.Log, clock: cfg.Clock,
+		chains: slices.Clone(cfg.Chains), policy: cfg.Policy, recorder: cfg.Recorder, log: cfg.Log, clock: cfg.Clock,
 	}
 	if a.clock == nil {
 		a.clock = time.Now
@@ -81,7 +80,8 @@ func New(cfg Config) (*Authority, error) {
 		}
 		seen[c.name] = true
 	}
-	if err := a.takeProfiles(cfg.Profiles); err != nil {
+	var err error
+	if a.profiles, err = checkProfiles(cfg.Profiles, a.chains); err != nil {
 		return nil, fmt.Errorf("ca: %w", err)
 	}
 	now := a.clock()
@@ -91,10 +91,9 @@ func New(cfg Config) (*Authority, error) {
 			return nil, fmt.Errorf("ca: %w", err)
 		}
 	}
-	if _, err := a.Rehearse(); err != nil {
+	if _, err := Rehearse(a.chains, cfg.Profiles, now); err != nil {
 		return nil, fmt.Errorf("ca: %w", err)
 	}
-	var err error
 	if a.metrics, err = newMetrics(cfg.Registerer); err != nil {
 		return nil, fmt.Errorf("ca: registering metrics: %w", err)
 	}
@@ -103,23 +102,6 @@ func New(cfg Config) (*Authority, error) {
 		a.metrics.logging.Set(1)
 	}
 	return a, nil
-}
-
-func (a *Authority) takeProfiles(profiles []Profile) error {
-	for _, p := range profiles {
-		if err := p.check(); err != nil {
-			return err
-		}
-		a.profiles[p.Name] = p
-	}
-	for _, c := range a.chains {
-		for _, p := range a.profiles {
-			if err := p.agrees(c); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // Issue turns a verified identity plus a proven key into a logged, short-lived

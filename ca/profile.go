@@ -85,6 +85,26 @@ func (p Profile) agrees(c *Chain) error {
 	return nil
 }
 
+// checkProfiles returns profiles by name, the default one among them, that are
+// good and contradict none of the chains.
+func checkProfiles(profiles []Profile, chains []*Chain) (map[string]Profile, error) {
+	byName := map[string]Profile{DefaultName: DefaultProfile()}
+	for _, p := range profiles {
+		if err := p.check(); err != nil {
+			return nil, err
+		}
+		byName[p.Name] = p
+	}
+	for _, c := range chains {
+		for _, p := range byName {
+			if err := p.agrees(c); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return byName, nil
+}
+
 func (p Profile) allows(k KeyKind) bool {
 	return len(p.Keys) == 0 || slices.Contains(p.Keys, k)
 }

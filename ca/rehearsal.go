@@ -25,19 +25,25 @@ type Rehearsal struct {
 // rehearsalOrder are the kinds of name that are rehearsed.
 var rehearsalOrder = []SANKind{SANEmail, SANURI, SANUsername}
 
-// Rehearse has every chain that may still sign make a certificate of every
-// profile and kind of name, with throw-away keys, and verifies each for code
-// signing. Kinds that a chain's name constraints rule out are left out.
-func (a *Authority) Rehearse() ([]Rehearsal, error) {
-	now := a.clock()
+// Rehearse has every chain that may still sign at now or later make a certificate
+// of every profile and kind of name, with throw-away keys, and verifies each for
+// code signing. Kinds that a chain's name constraints rule out are left out. The
+// default profile is among the profiles unless another has its name.
+//
+// [New] does the same and refuses what does not verify here.
+func Rehearse(chains []*Chain, profiles []Profile, now time.Time) ([]Rehearsal, error) {
+	byName, err := checkProfiles(profiles, chains)
+	if err != nil {
+		return nil, err
+	}
 	var all []Rehearsal
 	var errs []error
-	for _, c := range a.chains {
+	for _, c := range chains {
 		if c.retiredAt(now) {
 			continue
 		}
-		for _, name := range a.profileNames() {
-			done, err := c.rehearse(a.profiles[name], now)
+		for _, name := range slices.Sorted(maps.Keys(byName)) {
+			done, err := c.rehearse(byName[name], now)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("chain %q would not work with profile %q: %w", c.name, name, err))
 			}
@@ -46,8 +52,6 @@ func (a *Authority) Rehearse() ([]Rehearsal, error) {
 	}
 	return all, errors.Join(errs...)
 }
-
-func (a *Authority) profileNames() []string { return slices.Sorted(maps.Keys(a.profiles)) }
 
 func (c *Chain) rehearse(p Profile, now time.Time) ([]Rehearsal, error) {
 	var all []Rehearsal

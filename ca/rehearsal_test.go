@@ -21,11 +21,12 @@ func TestRehearseCoversChainsProfilesAndNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newTestAuthority(t, func(c *Config) {
-		c.Chains = []*Chain{free.chain(t), second}
-		c.Profiles = []Profile{{Name: "brief", Lifetime: time.Minute, NoRevAvail: true}}
-	})
-	all, err := a.Rehearse()
+	gone, err := NewChain(ChainConfig{Name: "gone", Certificates: []*x509.Certificate{free.intermediate, free.root},
+		Activate: testTime.AddDate(0, 0, -9), Retire: testTime.AddDate(0, 0, -1)}, testTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := Rehearse([]*Chain{free.chain(t), second, gone}, []Profile{{Name: "brief", Lifetime: time.Minute, NoRevAvail: true}}, testTime)
 	if err != nil {
 		t.Fatal(err)
 	}

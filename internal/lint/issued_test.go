@@ -12,8 +12,10 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -200,8 +202,8 @@ func TestEveryCertificateThatCanBeIssuedIsClean(t *testing.T) {
 
 // What is looked at when a chain comes into use is as clean as what is issued.
 func TestRehearsalsAreClean(t *testing.T) {
-	a, _, profiles := everything(t, new(log), new(ca.Decision))
-	all, err := a.Rehearse()
+	_, chains, profiles := everything(t, new(log), new(ca.Decision))
+	all, err := ca.Rehearse(slices.Collect(maps.Values(chains)), profiles, now)
 	if err != nil {
 		t.Fatal(err)
 	}
