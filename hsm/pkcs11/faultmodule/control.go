@@ -32,7 +32,8 @@ const (
 	wCallsNow
 	wSignatures
 	wInitialised
-	wViolations = 16
+	wReplay
+	wViolations = 20
 	wOtherLabel = 24
 	wFunctions  = 32
 
@@ -211,6 +212,11 @@ func (m *Module) SwapSignatures(on bool) { m.store(wSwapSign, flag(on)) }
 // leaves it to the library below.
 func (m *Module) MaxSessions(n int) { m.store(wMaxSessions, uint64(n)) }
 
+// Replay has a digest that was signed before get the same signature again, so
+// that the token takes none of this machine's CPU, as a device does not. Only
+// tests that sign the same digests gain by it.
+func (m *Module) Replay(on bool) { m.store(wReplay, flag(on)) }
+
 // Reset ends all faults and releases all calls. Counts stay, and so do slots
 // where they were moved to.
 func (m *Module) Reset() {
@@ -219,7 +225,7 @@ func (m *Module) Reset() {
 		m.Release(f)
 		m.Delay(f, 0)
 	}
-	for _, w := range []int{wDrop, wLogout, wUnplugged, wWedged, wFlips, wSwapFind, wSwapSign, wMaxSessions} {
+	for _, w := range []int{wDrop, wLogout, wUnplugged, wWedged, wFlips, wSwapFind, wSwapSign, wMaxSessions, wReplay} {
 		m.store(w, 0)
 	}
 }

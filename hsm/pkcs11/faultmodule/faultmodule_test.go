@@ -269,6 +269,32 @@ func TestModuleTakesTime(t *testing.T) {
 	}
 }
 
+func TestModuleReplaysSignatures(t *testing.T) {
+	r := newRig(t)
+	key := r.find(r.session)
+	r.m.Replay(true)
+	sign := func() string {
+		t.Helper()
+		r.must(r.SignInit(r.session, []*p11.Mechanism{p11.NewMechanism(p11.CKM_ECDSA, nil)}, key))
+		sig, err := r.Sign(r.session, message[:])
+		r.must(err)
+		return string(sig)
+	}
+	first := sign()
+	for range 3 {
+		if again := sign(); again != first {
+			t.Errorf("signature is %x, want %x again", again, first)
+		}
+	}
+	r.m.FlipSignatures(1)
+	r.signs(false)
+	r.m.Replay(false)
+	if other := sign(); other == first {
+		t.Errorf("signature is %x, want another: ECDSA is random", other)
+	}
+	r.signs(true)
+}
+
 func TestModuleDropsSessionsAndLogins(t *testing.T) {
 	r := newRig(t)
 	r.m.DropSessions()

@@ -45,7 +45,18 @@ type SoftHSM struct {
 // read what the other is writing they abort.
 func NewSoftHSM(tb testing.TB) *SoftHSM {
 	tb.Helper()
-	s := &SoftHSM{tb: tb, Tokens: filepath.Join(tb.TempDir(), "tokens")}
+	// Not TempDir, which has the name of the test: SoftHSM cannot read a path
+	// with an equals sign.
+	dir, err := os.MkdirTemp("", "softhsm-")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			tb.Errorf("removing tokens: %v", err)
+		}
+	})
+	s := &SoftHSM{tb: tb, Tokens: filepath.Join(dir, "tokens")}
 	for _, library := range softHSMLibraries {
 		if _, err := os.Stat(library); err == nil {
 			s.Library = library

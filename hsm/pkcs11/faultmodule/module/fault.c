@@ -259,8 +259,13 @@ static CK_RV f_GenerateKeyPair(CK_SESSION_HANDLE h, CK_MECHANISM_PTR m, CK_ATTRI
 
 static CK_RV f_GenerateRandom(CK_SESSION_HANDLE h, CK_BYTE_PTR p, CK_ULONG n) { FORWARD(GenerateRandom, h, (h, p, n)); }
 
-static CK_RV sign_init(CK_SESSION_HANDLE h, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE key)
+static CK_RV sign_init(int at, CK_SESSION_HANDLE h, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE key)
 {
+	if (at >= 0 && m->pParameter == NULL && control[W_REPLAY]) {
+		sessions[at].mechanism = m->mechanism;
+		sessions[at].key = key;
+		return CKR_OK;
+	}
 	if (control[W_SWAP_SIGN]) {
 		CK_OBJECT_CLASS class = CKO_PRIVATE_KEY;
 		CK_ATTRIBUTE t = { CKA_CLASS, &class, sizeof class };
@@ -278,12 +283,33 @@ static CK_RV sign_init(CK_SESSION_HANDLE h, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE
 
 static CK_RV f_SignInit(CK_SESSION_HANDLE h, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE key)
 {
-	FORWARD_AS(SignInit, h, 0, sign_init(h, m, key));
+	FORWARD_AS(SignInit, h, 0, sign_init(c.at, h, m, key));
 }
 
-static CK_RV sign(CK_SESSION_HANDLE h, CK_BYTE_PTR p, CK_ULONG n, CK_BYTE_PTR sig, CK_ULONG_PTR nsig)
+/* sign_below begins the operation first, if sign_init left that for now. */
+static CK_RV sign_below(int at, CK_SESSION_HANDLE h, CK_BYTE_PTR p, CK_ULONG n, CK_BYTE_PTR sig, CK_ULONG_PTR nsig)
 {
+	if (at >= 0 && sessions[at].key != 0) {
+		if (replay(p, n, sig, nsig)) {
+			if (sig != NULL)
+				sessions[at].key = 0;
+			return CKR_OK;
+		}
+		CK_MECHANISM m = { sessions[at].mechanism, NULL, 0 };
+		CK_RV rv = real->C_SignInit(h, &m, sessions[at].key);
+		sessions[at].key = 0;
+		if (rv != CKR_OK)
+			return rv;
+	}
 	CK_RV rv = real->C_Sign(h, p, n, sig, nsig);
+	if (rv == CKR_OK && sig != NULL && control[W_REPLAY])
+		remember(p, n, sig, *nsig);
+	return rv;
+}
+
+static CK_RV sign(int at, CK_SESSION_HANDLE h, CK_BYTE_PTR p, CK_ULONG n, CK_BYTE_PTR sig, CK_ULONG_PTR nsig)
+{
+	CK_RV rv = sign_below(at, h, p, n, sig, nsig);
 	if (rv == CKR_OK && sig != NULL && *nsig > 0) {
 		uint64_t nth = ++control[W_SIGNATURES];
 		if (take(&control[W_FLIPS]))
@@ -295,7 +321,7 @@ static CK_RV sign(CK_SESSION_HANDLE h, CK_BYTE_PTR p, CK_ULONG n, CK_BYTE_PTR si
 /* A call that only asks for the length is quick: devices know it by heart. */
 static CK_RV f_Sign(CK_SESSION_HANDLE h, CK_BYTE_PTR p, CK_ULONG n, CK_BYTE_PTR sig, CK_ULONG_PTR nsig)
 {
-	FORWARD_AS(Sign, h, sig == NULL, sign(h, p, n, sig, nsig));
+	FORWARD_AS(Sign, h, sig == NULL, sign(c.at, h, p, n, sig, nsig));
 }
 
 static int load(void)
@@ -325,6 +351,7 @@ static int load(void)
 	CK_RV (*get)(CK_FUNCTION_LIST_PTR_PTR) = lib ? dlsym(lib, "C_GetFunctionList") : NULL;
 	if (get == NULL || get(&real) != CKR_OK)
 		return 0;
+	replays_init();
 	pthread_rwlockattr_t attr;
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);

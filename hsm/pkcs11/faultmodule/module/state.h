@@ -37,7 +37,8 @@ enum word {
 	W_CALLS_NOW,
 	W_SIGNATURES,
 	W_INITIALISED,
-	W_VIOLATIONS = 16, /* eight of them */
+	W_REPLAY, /* a digest that was signed before gets the same signature */
+	W_VIOLATIONS = 20, /* four of them */
 	W_OTHER_LABEL = 24, /* 64 bytes */
 	W_FUNCTIONS = 32
 };
@@ -79,6 +80,9 @@ static struct {
 	_Atomic uint64_t handle; /* plus one: 0 is free */
 	_Atomic uint64_t slot;
 	_Atomic int busy;
+	/* What C_SignInit said, for replay. Of who is in the session. */
+	CK_MECHANISM_TYPE mechanism;
+	CK_OBJECT_HANDLE key;
 } sessions[SESSIONS];
 
 static int session_find(CK_SESSION_HANDLE h)
@@ -98,6 +102,7 @@ static void session_add(CK_SESSION_HANDLE h, CK_SLOT_ID slot)
 		uint64_t none = 0;
 		if (atomic_compare_exchange_strong(&sessions[at].handle, &none, h + 1)) {
 			sessions[at].slot = slot;
+			sessions[at].key = 0;
 			sessions[at].busy = 0;
 			uint64_t open = ++control[W_OPEN], peak = control[W_PEAK];
 			while (open > peak && !atomic_compare_exchange_weak(&control[W_PEAK], &peak, open))
@@ -121,6 +126,49 @@ static void sessions_remove(int all, CK_SLOT_ID slot)
 		if (h != 0 && (all || sessions[at].slot == slot))
 			session_remove(at, h - 1);
 	}
+}
+
+/* replays are signatures by digest, for a token that takes none of the CPU. */
+#define REPLAYS 256
+static struct {
+	pthread_mutex_t lock; /* held to copy, never while something is slow */
+	CK_ULONG ndigest, nsig;
+	CK_BYTE digest[64], sig[512];
+} replays[REPLAYS];
+
+static void replays_init(void)
+{
+	for (int i = 0; i < REPLAYS; i++)
+		pthread_mutex_init(&replays[i].lock, NULL);
+}
+
+/* replay copies a signature that was made before, or its length. */
+static int replay(CK_BYTE_PTR digest, CK_ULONG n, CK_BYTE_PTR sig, CK_ULONG_PTR nsig)
+{
+	int at = n > 0 ? digest[0] % REPLAYS : 0;
+	pthread_mutex_lock(&replays[at].lock);
+	int known = n > 0 && replays[at].ndigest == n && memcmp(replays[at].digest, digest, n) == 0 &&
+		    (sig == NULL || *nsig >= replays[at].nsig);
+	if (known) {
+		*nsig = replays[at].nsig;
+		if (sig != NULL)
+			memcpy(sig, replays[at].sig, *nsig);
+	}
+	pthread_mutex_unlock(&replays[at].lock);
+	return known;
+}
+
+static void remember(CK_BYTE_PTR digest, CK_ULONG n, CK_BYTE_PTR sig, CK_ULONG nsig)
+{
+	int at = n > 0 ? digest[0] % REPLAYS : 0;
+	if (n == 0 || n > sizeof replays[at].digest || nsig > sizeof replays[at].sig)
+		return;
+	pthread_mutex_lock(&replays[at].lock);
+	memcpy(replays[at].digest, digest, n);
+	memcpy(replays[at].sig, sig, nsig);
+	replays[at].ndigest = n;
+	replays[at].nsig = nsig;
+	pthread_mutex_unlock(&replays[at].lock);
 }
 
 /* every_slot does something to the tokens behind the callers' backs. */
