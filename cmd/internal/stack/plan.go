@@ -153,6 +153,11 @@ func (p *plan) planChains(ctx context.Context, c planning) {
 		}
 		p.chains = append(p.chains, chain)
 	}
+	for i, a := range p.file.Authorities {
+		if !slices.ContainsFunc(p.file.Chains, func(c config.Chain) bool { return c.Authority == a.Name }) {
+			p.bad(fmt.Sprintf("authorities[%d]", i), "no chain has the authority %q, so there would be nothing at its address; add one under chains, or remove the entry", a.Name)
+		}
+	}
 }
 
 // crossSigned reads the further paths of a chain.

@@ -138,6 +138,10 @@ func (s *Stack) prepare(ctx context.Context, before *snapshot) (*snapshot, error
 		n.verifier.start()
 		n.verifier.await(ctx, before.verifier)
 	}
+	if err := s.selfTest(ctx, n); err != nil {
+		n.discard(before)
+		return nil, err
+	}
 	return n, nil
 }
 

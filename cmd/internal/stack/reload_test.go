@@ -18,12 +18,21 @@ import (
 // reloading runs the service so that it reloads its file.
 func (s *site) reloading(o Options) *running {
 	s.t.Helper()
-	ln, err := new(net.ListenConfig).Listen(s.t.Context(), "tcp", "127.0.0.1:0")
-	s.must(err)
+	ln := listen(s.t)
 	f := s.configure(ln.Addr().String(), "")
 	o.Listener = ln
 	o.Load = func() (*config.File, error) { return config.Load(f.Path, nil) }
 	return s.start(f, o)
+}
+
+// listen opens a port for a service, which closes it.
+func listen(t testing.TB) net.Listener {
+	t.Helper()
+	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
 }
 
 // start runs a service until the test ends, and waits until it has keys.

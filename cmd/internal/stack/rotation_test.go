@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -23,8 +22,6 @@ import (
 // replica runs the service from the same file as others, with a state of its own.
 func (s *site) replica(name string) *running {
 	s.t.Helper()
-	ln, err := new(net.ListenConfig).Listen(s.t.Context(), "tcp", "127.0.0.1:0")
-	s.must(err)
 	load := func() (*config.File, error) {
 		flags := pflag.NewFlagSet(name, pflag.ContinueOnError)
 		config.AddFlags(flags)
@@ -35,7 +32,7 @@ func (s *site) replica(name string) *running {
 	}
 	f, err := load()
 	s.must(err)
-	return s.start(f, Options{Listener: ln, Load: load})
+	return s.start(f, Options{Listener: listen(s.t), Load: load})
 }
 
 // trustedRoot is what verifiers need, as clients read it.

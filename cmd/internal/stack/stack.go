@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/audit"
@@ -192,6 +193,9 @@ func (s *Stack) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("recording the start: %w", err), side.Close(), s.Close())
 	}
+	if err := s.selfTest(ctx, s.current.Load()); err != nil {
+		return errors.Join(err, side.Close(), s.Close())
+	}
 	if f.Logs.Disabled {
 		s.logger.Warn("certificates are not logged, because the configuration says `logs: disabled`")
 	}
@@ -207,6 +211,23 @@ func (s *Stack) Run(ctx context.Context) error {
 	background.Wait()
 	stopped := bounded(func(ctx context.Context) error { return s.journal.Event(ctx, "stop") })
 	return errors.Join(err, s.logFailure(), s.stuckErr, stopped, side.Close(), s.Close())
+}
+
+// selfTestTimeout is for an HSM that has to wake up.
+const selfTestTimeout = 10 * time.Second
+
+// selfTest has every key that signs prove itself before anybody depends on it. A
+// clock that is not to be trusted is no fault of a key: then nothing is issued,
+// and readiness tells.
+func (s *Stack) selfTest(ctx context.Context, n *snapshot) error {
+	ctx, cancel := context.WithTimeout(ctx, selfTestTimeout)
+	defer cancel()
+	err := n.authority.SelfTest(ctx)
+	if err != nil && ca.AsRefusal(err).Reason == ca.ReasonClock {
+		s.logger.Error("the keys were not tested", "err", err)
+		return nil
+	}
+	return err
 }
 
 // closeTimeout bounds each step after the drain: a disk that hangs must not keep
