@@ -64,6 +64,7 @@ func newPlan(ctx context.Context, f *config.File, c planning) *plan {
 	p.planLogs()
 	p.planTimestamps()
 	p.planProfiles()
+	p.rehearse(c.now)
 	if isDemoState(f.State) != c.demo {
 		p.bad("state", "%s", demoStateAdvice(f.State, c.demo))
 	}
