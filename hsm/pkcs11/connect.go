@@ -34,6 +34,7 @@ func (t *Token) establish(epoch uint64, refs []*keyRef) (*connection, error) {
 		t.closeSession(conn.keeper)
 		return nil, err
 	}
+	t.metrics.logins.Inc()
 	if err := t.findKeys(conn, refs); err != nil {
 		t.closeSession(conn.keeper)
 		return nil, err

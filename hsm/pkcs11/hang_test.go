@@ -280,3 +280,33 @@ func TestMetricsFollowTheToken(t *testing.T) {
 		}
 	})
 }
+
+// A reload opens a token under the name of one that it closes afterwards.
+func TestMetricsAreThoseOfTheLatestToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewRegistry()
+		old, err := newFake(t, ecKey(t, elliptic.P256())).tryToken(t, TokenConfig{Registerer: reg})
+		if err != nil {
+			t.Fatal(err)
+		}
+		latest, err := newFake(t, ecKey(t, elliptic.P256())).tryToken(t, TokenConfig{Registerer: reg})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := old.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := gauge(t, reg, "mayfly_hsm_ready"); got != 1 {
+			t.Errorf("after the old token was closed mayfly_hsm_ready = %v, want that of the new one", got)
+		}
+		if got := gauge(t, reg, "mayfly_hsm_open_sessions"); got != 2 {
+			t.Errorf("after the old token was closed mayfly_hsm_open_sessions = %v, want 2", got)
+		}
+		if err := latest.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if n, err := testutil.GatherAndCount(reg, "mayfly_hsm_ready"); n != 0 || err != nil {
+			t.Errorf("after both were closed mayfly_hsm_ready has %d series (%v), want none", n, err)
+		}
+	})
+}

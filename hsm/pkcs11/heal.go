@@ -92,6 +92,8 @@ func (h *healer) turn(ctx context.Context) {
 		if time.Since(h.checked) >= checkEvery {
 			h.checked = time.Now()
 			h.t.check(ctx, conn)
+			// One of the same name that was closed has shown itself as away.
+			h.t.showReady()
 			if !whole {
 				h.t.searchAll(ctx, conn)
 			}
@@ -239,6 +241,7 @@ func (t *Token) mayRenew(conn *connection, err error) bool {
 // who wait.
 func (t *Token) publish(conn *connection, err error) {
 	t.mu.Lock()
+	before := t.cause
 	if err == nil && t.closed {
 		t.leave(conn)
 		err = errClosed
@@ -265,7 +268,8 @@ func (t *Token) publish(conn *connection, err error) {
 		}
 		t.log.Info("connected to token", "uri", t.identity.String(), "slot", conn.slot, "generation", conn.generation,
 			"max_sessions", conn.info.MaxSessionCount)
-	} else {
+	} else if before == nil || classify(before) != classify(err) || codeName(before) != codeName(err) {
+		// Not at each attempt: a token may be away for days.
 		t.log.Warn("token is away", "err", err, "class", classify(err).String())
 	}
 }

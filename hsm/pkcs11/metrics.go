@@ -13,10 +13,11 @@ type metrics struct {
 	bad       prometheus.Counter
 	logins    prometheus.Counter
 	renewals  prometheus.Counter
-	sessions  prometheus.Gauge
-	lost      prometheus.Gauge
-	stuck     prometheus.Gauge
-	ready     prometheus.Gauge
+	sessions  *prometheus.GaugeVec
+	lost      *prometheus.GaugeVec
+	stuck     *prometheus.GaugeVec
+	ready     *prometheus.GaugeVec
+	gauges    []*prometheus.GaugeVec
 	token     string
 	codesSeen codesSeen
 }
@@ -62,8 +63,11 @@ func newMetrics(reg prometheus.Registerer, token string) (*metrics, error) {
 	counter := func(name, help string) prometheus.Counter {
 		return register(&r, prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, r.labels)).WithLabelValues(token)
 	}
-	gauge := func(name, help string) prometheus.Gauge {
-		return register(&r, prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, r.labels)).WithLabelValues(token)
+	var gauges []*prometheus.GaugeVec
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		g := register(&r, prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, r.labels))
+		gauges = append(gauges, g)
+		return g
 	}
 	m := &metrics{
 		token: token, errors: errs, signing: signing.WithLabelValues(token),
@@ -75,7 +79,39 @@ func newMetrics(reg prometheus.Registerer, token string) (*metrics, error) {
 		stuck:    gauge("mayfly_hsm_stuck_calls", "Calls that hang in a token's library. An increase means that less and less of the token is left, up to a restart."),
 		ready:    gauge("mayfly_hsm_ready", "1 if a token signs; an increase means that it was healed, a drop that it is away or refused the PIN."),
 	}
+	m.gauges = gauges
+	if r.err == nil {
+		owners.Store(m.owner(), m)
+	}
 	return m, r.err
+}
+
+// owners has the metrics that may set the gauges of a token. A reload may open a
+// token anew before it closes the old one, whose last words must not stand for
+// the new one.
+var owners sync.Map
+
+type ownership struct {
+	ready *prometheus.GaugeVec
+	token string
+}
+
+func (m *metrics) owner() ownership { return ownership{m.ready, m.token} }
+
+// set sets a gauge, unless another token took over.
+func (m *metrics) set(g *prometheus.GaugeVec, value float64) {
+	if current, ok := owners.Load(m.owner()); ok && current == m {
+		g.WithLabelValues(m.token).Set(value)
+	}
+}
+
+// close takes the gauges of a token that is no more away.
+func (m *metrics) close() {
+	if owners.CompareAndDelete(m.owner(), m) {
+		for _, g := range m.gauges {
+			g.DeleteLabelValues(m.token)
+		}
+	}
 }
 
 // registrar registers one metric after the other and keeps the first error.

@@ -183,7 +183,7 @@ func (t *Token) count(delta int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.open += delta
-	t.metrics.sessions.Set(float64(t.open))
+	t.metrics.set(t.metrics.sessions, float64(t.open))
 }
 
 // drop closes the sessions of connections that are no more. The caller has

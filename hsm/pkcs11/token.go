@@ -145,13 +145,9 @@ func openToken(ctx context.Context, cfg TokenConfig, m *module) (*Token, error) 
 	}
 	t.hangs.changed = t.hangsChanged
 	if err := t.heal(ctx); err != nil {
-		switch classify(err) {
-		case classFatal, classConfig:
+		if c := classify(err); c == classFatal || c == classConfig || ctx.Err() != nil {
+			mt.close()
 			return nil, err
-		default:
-			if ctx.Err() != nil {
-				return nil, err
-			}
 		}
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -219,8 +215,8 @@ func (t *Token) availableLocked() error {
 func (t *Token) hangsChanged(delta int) {
 	abandoned, stuck := t.hangs.figures()
 	t.module.adjust(0, delta)
-	t.metrics.lost.Set(float64(abandoned))
-	t.metrics.stuck.Set(float64(stuck))
+	t.metrics.set(t.metrics.lost, float64(abandoned))
+	t.metrics.set(t.metrics.stuck, float64(stuck))
 	_, size := t.slots.figures()
 	if delta > 0 && stuck >= size {
 		go t.giveUp(fmt.Errorf("all %d sessions are in calls that hang", stuck))
@@ -240,9 +236,9 @@ func (t *Token) giveUp(err error) {
 
 func (t *Token) showReady() {
 	if t.available() == nil {
-		t.metrics.ready.Set(1)
+		t.metrics.set(t.metrics.ready, 1)
 	} else {
-		t.metrics.ready.Set(0)
+		t.metrics.set(t.metrics.ready, 0)
 	}
 }
 
@@ -269,7 +265,7 @@ func (t *Token) Close(ctx context.Context) error {
 	t.mu.Lock()
 	t.retireLocked(errClosed)
 	t.mu.Unlock()
-	t.showReady()
+	t.metrics.close()
 	size := t.slots.restore()
 	var err error
 	taken := 0
