@@ -380,3 +380,46 @@ func TestWhatIsUnpublishedIsBounded(t *testing.T) {
 		t.Fatalf("Submit: %v, want ErrOverloaded", err)
 	}
 }
+
+// A busy log has always something that is not published yet.
+func TestABusyLogIsNotLate(t *testing.T) {
+	l := newLog(Config{MaxPublicationDelay: 30 * time.Second, Clock: time.Now})
+	l.publisher = &publisher{}
+	var err error
+	if l.metrics, err = newMetrics(nil, "test", l); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	second := func(published, sequenced uint64) error {
+		now = now.Add(time.Second)
+		l.publisher.head.Store(&checkpoint{size: published, time: now})
+		l.sequenced.Store(sequenced)
+		return l.checkPublication(now)
+	}
+	for i := range uint64(100) {
+		if err := second(10*i, 10*i+25); err != nil {
+			t.Fatalf("after %d s of work: %v", i, err)
+		}
+	}
+	for range 30 {
+		err = second(1000, 2000)
+	}
+	if err != nil {
+		t.Fatalf("29 s behind: %v", err)
+	}
+	second(1000, 2001)
+	if err = second(1000, 2002); !errors.Is(err, ctlog.ErrUnavailable) {
+		t.Fatalf("more than 30 s behind: %v, want ErrUnavailable", err)
+	}
+	if err = second(2002, 2002); err != nil {
+		t.Fatalf("published: %v", err)
+	}
+	for range 100 {
+		if err = second(2002, 2002); err != nil {
+			t.Fatalf("quiet: %v", err)
+		}
+	}
+	if err = second(2002, 2003); err != nil {
+		t.Fatalf("the first entry after a while: %v", err)
+	}
+}

@@ -130,9 +130,10 @@ type Log struct {
 
 	mu           sync.Mutex // guards the fields below
 	closing      bool
-	fatal        error // why the log stopped
-	unwell       error // why it refuses for now: space, descriptors, publication
-	unpublished  error // why the last publication failed
+	fatal        error  // why the log stopped
+	unwell       error  // why it refuses for now: space, descriptors, publication
+	unpublished  error  // why the last publication failed
+	lagging      uint64 // the size that publication has not reached since
 	laggingSince time.Time
 
 	released    chan struct{} // closed when nobody need wait for the committer

@@ -225,7 +225,8 @@ func (r *replayer) compare(lf leaf) error {
 	}
 	if r.tile[lf.index%layout.TileWidth] != lf.hash {
 		return fmt.Errorf("entry %d of the sequence file is not that of the published tree: "+
-			"they are of different copies of the log", lf.index)
+			"they are of different copies of the log, or tile %d is damaged; put it back from a mirror or a backup",
+			lf.index, r.tileIndex)
 	}
 	return nil
 }

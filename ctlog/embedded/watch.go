@@ -83,21 +83,19 @@ func (l *Log) checkPublication(now time.Time) error {
 	l.metrics.checkpointTime.Set(float64(head.time.UnixMilli()) / 1000)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if head.size >= want {
-		l.laggingSince = time.Time{}
-		return nil
-	}
-	if l.laggingSince.IsZero() {
-		l.laggingSince = now
+	// Of a busy log there is always something unpublished. What counts is how long
+	// ago there first were as many entries as are published now.
+	if head.size >= l.lagging {
+		l.lagging, l.laggingSince = want, now
 	}
 	delay := now.Sub(l.laggingSince)
-	if delay <= l.config.MaxPublicationDelay {
+	if head.size >= l.lagging || delay <= l.config.MaxPublicationDelay {
 		return nil
 	}
 	if l.unpublished != nil {
-		return fmt.Errorf("%w: no checkpoint has covered entry %d for %s: %w", ctlog.ErrUnavailable, want-1, delay.Round(time.Second), l.unpublished)
+		return fmt.Errorf("%w: no checkpoint has covered entry %d for %s: %w", ctlog.ErrUnavailable, l.lagging-1, delay.Round(time.Second), l.unpublished)
 	}
-	return fmt.Errorf("%w: no checkpoint has covered entry %d for %s", ctlog.ErrUnavailable, want-1, delay.Round(time.Second))
+	return fmt.Errorf("%w: no checkpoint has covered entry %d for %s", ctlog.ErrUnavailable, l.lagging-1, delay.Round(time.Second))
 }
 
 // publishLoop brings what was sequenced under checkpoints, for as long as the
