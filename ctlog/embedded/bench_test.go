@@ -126,7 +126,7 @@ func bulkFill(b *testing.B, c Config, l *Log, submissions []ctlog.Submission, en
 	start := time.Now()
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range 1024 {
+	for range 512 {
 		wg.Go(func() {
 			for i := next.Add(1) - 1; i < int64(entries); i = next.Add(1) - 1 {
 				s := submissions[i%int64(len(submissions))]
@@ -138,7 +138,7 @@ func bulkFill(b *testing.B, c Config, l *Log, submissions []ctlog.Submission, en
 						b.Errorf("enqueue: %v", err)
 						return
 					}
-					runtime.Gosched()
+					<-time.After(20 * time.Millisecond) // for the publisher
 				}
 			}
 		})

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/sequence"
 	"github.com/mayfly-ca/mayfly/ctlog/internal/testca"
 	"github.com/transparency-dev/tessera/ctonly"
@@ -16,10 +17,8 @@ func bundleOf(t testing.TB, n int) ([]byte, []*ctonly.Entry) {
 	var entries []*ctonly.Entry
 	for i := range n {
 		s := ca.Precertificate(t)
-		e := &ctonly.Entry{
-			Timestamp: 1790000000000 + uint64(i), IsPrecert: true, Certificate: s.TBS,
-			Precertificate: s.Precertificate, IssuerKeyHash: s.IssuerKeyHash[:], FingerprintsChain: fingerprints(s.Issuers),
-		}
+		e := entryOf(s)
+		e.Timestamp = 1790000000000 + uint64(i)
 		entries = append(entries, e)
 		raw = append(raw, e.LeafData(uint64(i))...)
 	}
@@ -94,9 +93,14 @@ func groupOf(t testing.TB, ca *testca.CA, index uint64) sequence.Group {
 	t.Helper()
 	s := ca.Precertificate(t)
 	at := time.UnixMilli(1790000000000)
-	e := ctonly.Entry{
-		Timestamp: uint64(at.UnixMilli()), IsPrecert: true, Certificate: s.TBS, Precertificate: s.Precertificate,
+	e := entryOf(s)
+	e.Timestamp = uint64(at.UnixMilli())
+	return sequence.Group{First: index, Count: 1, Time: at, Payload: e.LeafData(index)}
+}
+
+func entryOf(s ctlog.Submission) *ctonly.Entry {
+	return &ctonly.Entry{
+		IsPrecert: true, Certificate: s.TBS, Precertificate: s.Precertificate,
 		IssuerKeyHash: s.IssuerKeyHash[:], FingerprintsChain: fingerprints(s.Issuers),
 	}
-	return sequence.Group{First: index, Count: 1, Time: at, Payload: e.LeafData(index)}
 }

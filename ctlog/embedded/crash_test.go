@@ -39,6 +39,8 @@ func TestMain(m *testing.M) {
 		starvedChild(os.Args[1])
 	case "tessera":
 		tesseraChild(os.Args[1], os.Args[2])
+	case "fulldisk":
+		fullDiskChild(os.Args[1])
 	case "fsck":
 		fsckChild(os.Args[1])
 	default:

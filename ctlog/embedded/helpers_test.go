@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/transparency-dev/merkle/compact"
+	"github.com/transparency-dev/merkle/rfc6962"
+
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
@@ -109,4 +112,27 @@ func eventually(t testing.TB, condition func() bool) {
 type testEntry struct {
 	s   ctlog.Submission
 	sct ctlog.SCT
+}
+
+// libraryTree hashes with transparency-dev/merkle.
+type libraryTree struct{ r *compact.Range }
+
+func newLibraryTree() libraryTree {
+	return libraryTree{(&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewEmptyRange(0)}
+}
+
+func (l libraryTree) append(t testing.TB, hash [32]byte) {
+	t.Helper()
+	if err := l.r.Append(hash[:], nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (l libraryTree) root(t testing.TB) [32]byte {
+	t.Helper()
+	root, err := l.r.GetRootHash(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return [32]byte(root)
 }

@@ -175,7 +175,7 @@ func parse(raw []byte) (contents, error) {
 		rest = rest[min(int(groupSize(h.length)), len(rest)):]
 	}
 	for later := rest[min(block, len(rest)):]; len(later) > 0; later = later[min(block, len(later)):] {
-		if h, ok := parseHead(later, c.salt); ok {
+		if h, ok := parseHead(later, c.salt); ok && h.First > c.next {
 			return contents{}, fmt.Errorf("entries from %d are damaged, but entries from %d behind them are not",
 				c.next, h.First)
 		}
