@@ -24,8 +24,8 @@ import (
 // Tokens are the PKCS#11 tokens of a process. Each is opened for the first key on
 // it, shared by all keys on it, those of the next configuration included, and
 // closed with the last of them. So a reload logs in to nothing that it has
-// already, unless the token's entry or its PIN file changed: a token that refused
-// its PIN is tried once more with the new one, and with no old one.
+// already. Only a token that is not ready and whose PIN file has changed since it
+// was opened is opened anew: one that refused its PIN tries none by itself.
 type Tokens struct {
 	// Logger, Registerer and Clock go to every token; each may be nil.
 	Logger     *slog.Logger
@@ -81,7 +81,7 @@ func (t *Tokens) Key(ctx context.Context, f *config.File, name string, k config.
 	for _, name := range k.Tokens {
 		c, err := FindToken(f, name)
 		if err == nil {
-			err = t.take(ctx, key, newTokenID(c))
+			err = t.take(ctx, key, t.identify(c))
 		}
 		if err != nil {
 			return nil, errors.Join(err, t.giveBack(key))
@@ -95,6 +95,19 @@ func (t *Tokens) Key(ctx context.Context, f *config.File, name string, k config.
 		return nil, errors.Join(err, t.giveBack(key))
 	}
 	return key, nil
+}
+
+// identify returns the open token that c means, or the one to be opened. While a
+// token is logged in it looks at no PIN, so a new file says nothing about one that
+// is ready. The caller holds mu.
+func (t *Tokens) identify(c config.Token) tokenID {
+	now := newTokenID(c)
+	for id, shared := range t.open {
+		if id.entry == c && (id == now || shared.Ready() == nil) {
+			return id
+		}
+	}
+	return now
 }
 
 // take has a key use a token, which is opened if it is not open yet. The caller
