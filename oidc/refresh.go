@@ -33,6 +33,8 @@ type issuer struct {
 	blocks blocklist
 	// cacheDir is where keys are kept; empty means nowhere.
 	cacheDir string
+	// headers spare go-oidc what it has read before.
+	headers readHeaders
 	// failures counts refreshes that failed in a row; only the refresher uses it.
 	failures int
 	// keys is the last good snapshot; nil before the first one.

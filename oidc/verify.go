@@ -175,14 +175,17 @@ func (is *issuer) check(ctx context.Context, t *token, snap *snapshot, now time.
 	check := &signatureCheck{keys: snap.keySet, token: t, blocked: is.blocks.blocked}
 	// checkIssuer has the last word; here it is enough that both read the same.
 	verifier := gooidc.NewVerifier(t.issuer, check, &gooidc.Config{
-		SupportedSigningAlgs: is.Algorithms,
+		// One of is.Algorithms, and the one that we have read.
+		SupportedSigningAlgs: []string{t.alg},
 		// go-oidc knows one client; checkAudience knows several.
 		SkipClientIDCheck: true,
 		Now:               func() time.Time { return now.Add(-is.ClockSkew) },
 	})
 	// go-oidc reads the claims from what VerifySignature returns. Of the token it
-	// needs no more than the header, in which it reads alg again.
-	read, err := verifier.Verify(ctx, t.detached)
+	// needs no more than the header, in which it reads alg again, unless it has
+	// done so before.
+	header := is.headers.text(t)
+	read, err := verifier.Verify(ctx, header)
 	if check.signer == nil {
 		if check.refusal != nil {
 			return ca.Identity{}, check.refusal
@@ -201,6 +204,7 @@ func (is *issuer) check(ctx context.Context, t *token, snap *snapshot, now time.
 	if !agrees(read, t, id) {
 		return ca.Identity{}, invalid(ca.ReasonTokenMalformed, "token has claims that differ only in the case of their names")
 	}
+	is.headers.remember(t, header)
 	id.Token.KeyThumbprint = check.signer.thumbprint
 	return id, nil
 }
