@@ -1,13 +1,19 @@
 package ca
 
 import (
+	"context"
 	"crypto"
 	"crypto/elliptic"
 	"crypto/x509"
 	"encoding/pem"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 func TestNewChainNamesWhatIsWrong(t *testing.T) {
@@ -79,14 +85,55 @@ func TestParseChain(t *testing.T) {
 	}
 }
 
+// FuzzParseChain parses chain files. Whatever certificates come out, every check
+// answers, and a chain is made of them exactly if none finds a problem.
 func FuzzParseChain(f *testing.F) {
 	f.Add([]byte("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"))
+	files, err := filepath.Glob("testdata/pki/*/*.pem")
+	if err != nil || len(files) < 4 {
+		f.Fatalf("chain files %v, %v", files, err)
+	}
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		certs, err := ParseChain(data)
-		if err == nil && (len(certs) == 0 || len(certs) > maxChainLength) {
+		if err != nil {
+			return
+		}
+		if len(certs) == 0 || len(certs) > maxChainLength {
 			t.Errorf("%d certificates without an error", len(certs))
 		}
+		now := certs[0].NotBefore.Add(time.Hour)
+		findings := Inspect(certs, certs[0].PublicKey, now)
+		for _, c := range allChecks {
+			if c != CheckRehearsal && !slices.ContainsFunc(findings, func(f Finding) bool { return f.Check == c }) {
+				t.Errorf("check %s gives no answer", c)
+			}
+		}
+		for _, f := range findings {
+			if !utf8.ValidString(f.Text) || strings.ContainsFunc(f.Text, unicode.IsControl) {
+				t.Errorf("%s: %q is not fit for a terminal", f.Check, f.Text)
+			}
+		}
+		_, err = NewChain(ChainConfig{Name: "x", Certificates: certs, Signer: publicOnly{certs[0].PublicKey}}, now)
+		if (err == nil) != (Worst(findings) < Problem) {
+			t.Errorf("NewChain: %v, but the worst finding is %v: %+v", err, Worst(findings), findings)
+		}
 	})
+}
+
+// publicOnly has the key of a certificate and cannot sign.
+type publicOnly struct{ public crypto.PublicKey }
+
+func (p publicOnly) Public() crypto.PublicKey { return p.public }
+func (publicOnly) Ready() error               { return errDown }
+func (publicOnly) Sign(context.Context, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errDown
 }
 
 // TestSigningLooksAtFileAndClockOnly walks two chains through a rotation.
