@@ -1,9 +1,12 @@
 package stack
 
 import (
+	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"math/big"
 	"net/http"
 	"strings"
 	"testing"
@@ -137,4 +140,66 @@ func TestTrustFilesAreOfOneAuthority(t *testing.T) {
 
 func pemOf(s *site) string {
 	return strings.TrimSpace(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.root.Raw})))
+}
+
+// crossSign writes a path from the site's issuing key to another root.
+func (s *site) crossSign(name string) *x509.Certificate {
+	s.t.Helper()
+	block, _ := pem.Decode(s.read("chain.pem"))
+	issuing, err := x509.ParseCertificate(block.Bytes)
+	s.must(err)
+	key := newKey(s.t)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(7), Subject: pkix.Name{CommonName: "Other Root"}, NotBefore: issuing.NotBefore, NotAfter: issuing.NotAfter,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	sign := func(c, parent *x509.Certificate, public any) *x509.Certificate {
+		der, err := x509.CreateCertificate(rand.Reader, c, parent, public, key)
+		s.must(err)
+		cert, err := x509.ParseCertificate(der)
+		s.must(err)
+		return cert
+	}
+	root := sign(template, template, key.Public())
+	crossed := *issuing
+	crossed.AuthorityKeyId = nil
+	cross := sign(&crossed, root, issuing.PublicKey)
+	s.write(name, append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cross.Raw}),
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})...))
+	return root
+}
+
+// Who trusts the other root only must come to a certificate's key all the same.
+func TestCrossSignedPathsArePublishedBesideTheirChain(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	f := s.configure("127.0.0.1:1", "")
+	other := s.crossSign("cross.pem")
+	s.edit("    certificates: chain.pem\n", "    certificates: chain.pem\n    cross_signed: [cross.pem]\n")
+	f, err := config.Load(f.Path, nil)
+	s.must(err)
+	r := s.start(f, Options{Listener: listen(t)})
+	var root trustedRoot
+	s.must(json.Unmarshal(get(t, r.url+"/trust/trusted_root.json").body, &root))
+	if len(root.CertificateAuthorities) != 2 {
+		t.Fatalf("got %d published paths, want the chain's own and the cross-signed one", len(root.CertificateAuthorities))
+	}
+	a := post(t, r.url+"/api/v2/signingCert", s.token(nil), body(t, newKey(t), "alice@corp.example"))
+	var v struct {
+		SignedCertificateEmbeddedSct struct {
+			Chain struct{ Certificates []string }
+		}
+	}
+	s.must(json.Unmarshal(a.body, &v))
+	leaf := s.leaf(v.SignedCertificateEmbeddedSct.Chain.Certificates) // ends in the chain's own root
+	for i, want := range []*x509.Certificate{s.root, other} {
+		certs := root.CertificateAuthorities[i].CertChain.Certificates
+		if string(certs[len(certs)-1].RawBytes) != string(want.Raw) {
+			t.Errorf("path %d ends in another root than %s", i, want.Subject)
+		}
+		alone := trustedRoot{CertificateAuthorities: root.CertificateAuthorities[i : i+1]}
+		if _, err := alone.verifies(leaf); err != nil {
+			t.Errorf("with %s alone: %v", want.Subject, err)
+		}
+	}
 }
