@@ -66,11 +66,14 @@ func (c *checker) listen() {
 	}
 	if m := c.file.Metrics; m != "" {
 		c.address("metrics", m)
-		if m == l.Address && !strings.HasSuffix(m, ":0") {
+		if m == l.Address && !portOpen(m) {
 			c.bad("metrics", "the service itself listens on %s; give metrics another port", m)
 		}
 	}
 }
+
+// portOpen reports that the system chooses the port of an address.
+func portOpen(address string) bool { return strings.HasSuffix(address, ":0") }
 
 var hostname = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
 

@@ -30,7 +30,11 @@ func (c *checker) chains() {
 			c.bad(join(at, "certificates"), "required; name the PEM file with the issuing certificate first and the root last")
 		}
 		c.unique(join(at, "cross_signed"), ch.CrossSigned)
-		c.chainKey(join(at, "key"), ch.Key, ch.Retired(c.now))
+		missing := "required until the chain is retired; write key: {file: FILE}, or key: {tokens: [NAME], object: LABEL}"
+		if ch.Retired(c.now) {
+			missing = ""
+		}
+		c.key(join(at, "key"), ch.Key, missing)
 		c.chainTimes(at, ch)
 		c.chainURLs(at, ch)
 		s := start{ch.Authority, ch.Activate}

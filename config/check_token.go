@@ -58,8 +58,9 @@ func (c *checker) pkcs11URI(key, uri string) {
 // maxID is longer than any CKA_ID in use.
 const maxID = 64
 
-// chainKey checks where a CA key is said to be.
-func (c *checker) chainKey(at string, k Key, retired bool) {
+// key checks where a key is said to be. What to do when nothing is said is
+// missing; it is empty where a key need not be.
+func (c *checker) key(at string, k Key, missing string) {
 	onToken := k.Object != "" || k.ID != "" || k.URI != "" || k.AllowExtractable
 	switch {
 	case k.File != "" && len(k.Tokens) > 0:
@@ -68,11 +69,11 @@ func (c *checker) chainKey(at string, k Key, retired bool) {
 		c.tokenKey(at, k)
 	case onToken:
 		c.bad(join(at, "tokens"), "object, id, uri and allow_extractable are about keys on tokens; name those that hold the key, or remove these")
-	case k.File != "" || retired:
+	case k.File != "":
 	case k.PassphraseFile != "":
 		c.bad(join(at, "file"), "required with %s; name the PEM file with the private key", join(at, "passphrase_file"))
-	default:
-		c.bad(at, "required until the chain is retired; write key: {file: FILE}, or key: {tokens: [NAME], object: LABEL}")
+	case missing != "":
+		c.bad(at, "%s", missing)
 	}
 	if k.File != "" && k.File == k.PassphraseFile {
 		c.bad(join(at, "passphrase_file"), "this is the key file itself; name the file that holds the passphrase")

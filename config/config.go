@@ -51,6 +51,11 @@ type Config struct {
 	// word disabled. Required: there is no certificate without a log unless the
 	// operator says so.
 	Logs Logs `yaml:"logs"`
+	// TrustedLogs are logs that this service does not submit to and that are in its
+	// trust files all the same: those of other replicas.
+	TrustedLogs []TrustedLog `yaml:"trusted_logs,omitempty"`
+	// LogAudit is the comparison of what is in the logs with what was issued.
+	LogAudit AuditLog `yaml:"log_audit"`
 	// TimestampAuthorities are RFC 3161 services that clients are told about in
 	// trusted_root.json and signing_config.json. Mayfly never calls them.
 	TimestampAuthorities []TimestampAuthority `yaml:"timestamp_authorities,omitempty"`
@@ -119,39 +124,6 @@ func (c *Config) AdminSocket() string {
 		return c.Admin.Socket
 	}
 	return filepath.Join(c.State, "admin.sock")
-}
-
-// Log is a certificate transparency log: Embedded or Remote must be given, and
-// not both.
-type Log struct {
-	// Name is what metrics and audit records call the log. Required, unique.
-	Name string `yaml:"name"`
-	// Embedded is the log in the state directory, made there beforehand by
-	// mayfly log init. At most one.
-	Embedded *EmbeddedLog `yaml:"embedded,omitempty"`
-	// Remote is a log that speaks RFC 6962 over the network.
-	Remote *RemoteLog `yaml:"remote,omitempty"`
-}
-
-// EmbeddedLog is the log in the state directory.
-type EmbeddedLog struct {
-	// CheckpointRecord is a file outside the state directory, best on another
-	// disk, that keeps the last checkpoint, so that a restored old copy of the
-	// log is noticed; default none, which leaves that unnoticed.
-	CheckpointRecord string `yaml:"checkpoint_record,omitempty" config:"path"`
-}
-
-// RemoteLog is a log that speaks RFC 6962 over the network.
-type RemoteLog struct {
-	// URL is the log's submission prefix, to which /ct/v1/add-pre-chain is
-	// added. Required; https, or http on a loopback host.
-	URL string `yaml:"url"`
-	// PublicKey is a file with the log's public key, PEM or DER. Required: an SCT
-	// is embedded only after it was verified.
-	PublicKey string `yaml:"public_key" config:"file"`
-	// CAFile is a PEM file with the only roots trusted for the log's TLS
-	// certificate; default the system's roots.
-	CAFile string `yaml:"ca_file,omitempty" config:"file"`
 }
 
 // TimestampAuthority is an RFC 3161 service that clients are told about.

@@ -155,7 +155,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path, tag string) {
 			d.fail(line, path, "%v", err)
 		}
 	case v.Kind() == reflect.Pointer:
-		v.Set(reflect.New(v.Type().Elem()))
+		v.Set(newValue(v.Type().Elem()))
 		d.value(n, v.Elem(), path, tag)
 	case v.Kind() == reflect.Slice:
 		d.list(n, v, path, tag)
@@ -204,10 +204,7 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path, tag string) {
 	}
 	v.SetZero()
 	for i, c := range n.Content {
-		e := reflect.New(v.Type().Elem())
-		if def, ok := e.Interface().(defaulter); ok {
-			def.setDefaults()
-		}
+		e := newValue(v.Type().Elem())
 		d.value(c, e.Elem(), index(path, i), tag)
 		v.Set(reflect.Append(v, e.Elem()))
 	}

@@ -30,13 +30,9 @@ func keys(v reflect.Value, path string, visit func(path string, f reflect.Struct
 		if isScalar(t.Elem()) {
 			return
 		}
-		e := reflect.New(t.Elem())
-		if d, ok := e.Interface().(defaulter); ok {
-			d.setDefaults()
-		}
-		keys(e.Elem(), path+"[]", visit)
+		keys(newValue(t.Elem()).Elem(), path+"[]", visit)
 	case t.Kind() == reflect.Pointer:
-		keys(reflect.New(t.Elem()).Elem(), path, visit)
+		keys(newValue(t.Elem()).Elem(), path, visit)
 	case t.Kind() == reflect.Struct:
 		for f, fv := range v.Fields() {
 			p := join(path, keyOf(f))
@@ -131,7 +127,8 @@ profiles: [{}]
 authorities: [{}]
 tokens: [{}]
 chains: [{}]
-logs: [{remote: {}}]
+logs: [{remote: {}}, {embedded: {submission: {}}}]
+trusted_logs: [{}]
 `)
 	_, err := load(path, nil, now)
 	required := map[string]bool{"issuers": true, "chains": true, "logs": true}

@@ -124,10 +124,11 @@ func (c Chain) Retired(at time.Time) bool {
 	return !c.Retire.IsZero() && !at.Before(c.Retire)
 }
 
-// Key names a CA key: in a file, or by its object on one or more tokens.
+// Key names a key, of a chain or of the embedded log: in a file, or by its object
+// on one or more tokens.
 type Key struct {
-	// File is a PEM file with the private key: PKCS#8, encrypted or not, P-256,
-	// P-384 or RSA. Its permissions must keep others out.
+	// File is a PEM file with the private key: PKCS#8, encrypted or not; P-256, or
+	// for a chain also P-384 or RSA. Its permissions must keep others out.
 	File string `yaml:"file,omitempty" config:"file"`
 	// PassphraseFile holds the passphrase of an encrypted key in its only line;
 	// default none, for a key that is not encrypted.

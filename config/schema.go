@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// The schema is the structs of config.go, issuer.go and pki.go. The yaml tag names
+// The schema is the structs of config.go, issuer.go, pki.go and log.go. The yaml tag names
 // a key. The config tag says more about some: of a string that it names a file
 // that must exist, or a library that must exist and is never relative, or a place
 // that Mayfly writes to, or that it is an expression; of any key of an issuer that
@@ -100,6 +100,15 @@ func References(c Config) []FileRef {
 // decoding, so that an explicit zero stays one.
 type defaulter interface{ setDefaults() }
 
+// newValue returns a pointer to a new t with its defaults.
+func newValue(t reflect.Type) reflect.Value {
+	v := reflect.New(t)
+	if d, ok := v.Interface().(defaulter); ok {
+		d.setDefaults()
+	}
+	return v
+}
+
 func (c *Config) setDefaults() {
 	c.Listen.Address = ":8443"
 	c.Shutdown = 15 * time.Second
@@ -110,6 +119,7 @@ func (c *Config) setDefaults() {
 		InFlight:    256,
 		TokenSize:   16 * KiB,
 	}
+	c.LogAudit.Interval = 30 * time.Second
 }
 
 func (i *Issuer) setDefaults() {
@@ -128,6 +138,10 @@ func (p *Profile) setDefaults() {
 }
 
 func (c *Chain) setDefaults() { c.Authority, c.MinLead = DefaultName, day }
+
+func (s *LogSubmission) setDefaults() { s.PerClient = Rate{6000, time.Minute} }
+
+func (r *RemoteLog) setDefaults() { r.Timeout = maxLogTimeout }
 
 func (t *Token) setDefaults() { t.MaxSessions = 8 }
 
