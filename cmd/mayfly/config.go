@@ -15,6 +15,7 @@ func configCommand() *cobra.Command {
 }
 
 func configCheckCommand() *cobra.Command {
+	var online bool
 	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Check a configuration without the network",
@@ -23,9 +24,14 @@ names and types, files, chains (path, key, usage, validity), server certificate,
 issuers, names that two issuers could both vouch for, log keys, the log in the
 box. Every problem is printed with its line and key path.
 
-It opens nothing that a running service holds. Exit code 0 means that there is
+It opens nothing that a running service holds, and loads no PKCS#11 library: that
+a token holds a key is believed. With --online it logs in to the tokens that
+chains name, once each, and has each key sign once; mayfly hsm doctor says more.
+
+Exit code 0 means that there is
 no problem, 2 that there are some, 1 that the file could not be read.`,
 		Example: `  mayfly config check mayfly.yaml
+  mayfly config check --online mayfly.yaml
   mayfly config check /etc/mayfly/mayfly.yaml && systemctl restart mayfly`,
 		Args: arguments("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -35,6 +41,11 @@ no problem, 2 that there are some, 1 that the file could not be read.`,
 			}
 			if problems := stack.Check(f, time.Now()); len(problems) > 0 {
 				return problems
+			}
+			if online {
+				if problems := stack.CheckOnline(cmd.Context(), f, time.Now()); len(problems) > 0 {
+					return problems
+				}
 			}
 			for i, l := range f.Logs.List {
 				if l.Embedded != nil && l.Embedded.CheckpointRecord == "" {
@@ -48,6 +59,7 @@ no problem, 2 that there are some, 1 that the file could not be read.`,
 		},
 	}
 	config.AddFlags(cmd.Flags())
+	cmd.Flags().BoolVar(&online, "online", false, "also log in to the tokens that hold CA keys")
 	return cmd
 }
 

@@ -116,6 +116,19 @@ var keyFlags = []struct {
 	{p11.CKA_ALWAYS_AUTHENTICATE, "CKA_ALWAYS_AUTHENTICATE"},
 }
 
+// CheckModule refuses a library that others than root could have changed. It
+// loads nothing.
+func CheckModule(path string) error {
+	_, err := checkModule(path)
+	return err
+}
+
+// CheckURI refuses a description of a token that OpenToken would refuse.
+func (c TokenConfig) CheckURI() error {
+	_, err := c.want()
+	return err
+}
+
 // maxLibrary bounds what is hashed; vendors' libraries have tens of megabytes.
 const maxLibrary = 1 << 30
 

@@ -265,3 +265,56 @@ func IssuingKey(c config.Chain) (crypto.PublicKey, error) {
 	}
 	return certs[0].PublicKey, nil
 }
+
+// checkTokens checks what can be known of tokens without their libraries: loading
+// one runs its code, and the PIN is not tried.
+func (p *plan) checkTokens() {
+	for i, t := range p.file.Tokens {
+		at := fmt.Sprintf("tokens[%d]", i)
+		if err := pkcs11.CheckModule(t.Module); err != nil {
+			p.bad(at+".module", "%v", err)
+		}
+		if err := TokenConfig(t).CheckURI(); err != nil {
+			p.bad(at+".uri", "%v", err)
+		}
+		pin, err := hsm.ReadSecretLine("PIN file", t.PINFile)
+		if err != nil {
+			p.bad(at+".pin_file", "%v", err)
+		}
+		clear(pin)
+	}
+}
+
+// askTimeout bounds how long one key may take to be opened.
+const askTimeout = 30 * time.Second
+
+// CheckOnline opens every key that chains have on tokens, which logs in once to
+// each of their tokens and signs once with each key. f has passed Check.
+func CheckOnline(ctx context.Context, f *config.File, now time.Time) config.Problems {
+	var problems config.Problems
+	var tokens Tokens
+	for i, c := range f.Chains {
+		if len(c.Key.Tokens) == 0 || c.Retired(now) {
+			continue
+		}
+		path := fmt.Sprintf("chains[%d].key", i)
+		if err := askKey(ctx, &tokens, f, path, c); err != nil {
+			problems = append(problems, f.Problem(path, "%v", err))
+		}
+	}
+	return problems
+}
+
+func askKey(ctx context.Context, tokens *Tokens, f *config.File, path string, c config.Chain) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	public, err := IssuingKey(c)
+	if err != nil {
+		return err
+	}
+	key, err := tokens.Key(ctx, f, path, c.Key, public)
+	if err != nil {
+		return err
+	}
+	return key.Close()
+}

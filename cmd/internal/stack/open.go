@@ -19,11 +19,14 @@ func openFile(k config.Key) (hsm.Key, error) {
 // openOffline opens keys in files and believes that a token holds what the
 // configuration says: a check must not log in to an HSM that a service uses, nor
 // spend an attempt at its PIN.
-func openOffline(_ context.Context, _ *config.File, _ string, k config.Key, public crypto.PublicKey) (hsm.Key, error) {
-	if len(k.Tokens) > 0 {
-		return unopened{public}, nil
+func openOffline(_ context.Context, _ *config.File, name string, k config.Key, public crypto.PublicKey) (hsm.Key, error) {
+	if len(k.Tokens) == 0 {
+		return openFile(k)
 	}
-	return openFile(k)
+	if _, err := KeyConfig(name, k, public); err != nil {
+		return nil, err
+	}
+	return unopened{public}, nil
 }
 
 // openUnasked opens nothing: to tell when certificates end takes no key, and who

@@ -273,6 +273,7 @@ func Check(f *config.File, now time.Time) config.Problems {
 	if p.policy != nil {
 		p.runRuleTests()
 	}
+	p.checkTokens()
 	p.findMissingFiles()
 	if len(p.problems) > 0 {
 		return p.sorted()
