@@ -37,6 +37,8 @@ type processesKey struct{}
 type process struct {
 	cmd            *exec.Cmd
 	stdout, stderr *output
+	// changed has a value after the program has printed something.
+	changed <-chan struct{}
 	// ended is closed when the program has ended.
 	ended chan struct{}
 }
@@ -77,7 +79,7 @@ func start(ts *testscript.TestScript, _ bool, args []string) {
 	changed := make(chan struct{}, 1)
 	p := &process{
 		cmd:    exec.Command(program, args[3:]...), //nolint:gosec,noctx // the script says what to run; end or the cleanup below ends it
-		stdout: &output{changed: changed}, stderr: &output{changed: changed}, ended: make(chan struct{}),
+		stdout: &output{changed: changed}, stderr: &output{changed: changed}, changed: changed, ended: make(chan struct{}),
 	}
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = ts.MkAbs("."), p.stdout, p.stderr
 	p.cmd.Env = append(environment(ts), "PWD="+p.cmd.Dir)
@@ -91,21 +93,33 @@ func start(ts *testscript.TestScript, _ bool, args []string) {
 		_ = p.cmd.Process.Kill() // it has ended, as a rule
 		<-p.ended
 	})
-	p.awaitOutput(ts, args[0], re, changed)
+	p.awaitOutput(ts, args[0], re)
 }
 
-func (p *process) awaitOutput(ts *testscript.TestScript, name string, re *regexp.Regexp, changed <-chan struct{}) {
+func (p *process) awaitOutput(ts *testscript.TestScript, name string, re *regexp.Regexp) {
 	timeout := time.NewTimer(bound)
 	defer timeout.Stop()
 	for !export(ts, re, p.stdout.String()) && !export(ts, re, p.stderr.String()) {
 		select {
-		case <-changed:
+		case <-p.changed:
 		case <-p.ended:
 			ts.Fatalf("%s ended with code %d before it printed %s\n%s%s", name, p.cmd.ProcessState.ExitCode(), re, p.stdout, p.stderr)
 		case <-timeout.C:
 			ts.Fatalf("%s has not printed %s in %s\n%s%s", name, re, bound, p.stdout, p.stderr)
 		}
 	}
+}
+
+func hangUp(ts *testscript.TestScript, _ bool, args []string) {
+	want(ts, args, 2, 2)
+	re, err := regexp.Compile(`(?s)` + args[1])
+	ts.Check(err)
+	p := ts.Value(processesKey{}).(map[string]*process)[args[0]] //nolint:errcheck // Run has set it
+	if p == nil {
+		ts.Fatalf("%s was not started", args[0])
+	}
+	ts.Check(p.cmd.Process.Signal(syscall.SIGHUP))
+	p.awaitOutput(ts, args[0], re)
 }
 
 func end(ts *testscript.TestScript, _ bool, args []string) {

@@ -68,6 +68,8 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	end NAME SIGNAL CODE WITHIN
 //	                            sends INT or TERM; the program must end with this code
 //	                            in that time. Its output can then be matched
+//	hang-up NAME REGEXP         sends a HUP signal and waits until the output of NAME,
+//	                            from its start on, matches
 //	get URL [CERTIFICATE]       prints the answer's status and body; with https, the
 //	                            server must present exactly this certificate
 //	await-certificate ADDRESS FILE
@@ -82,7 +84,7 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	drop-bytes FILE N           cuts N bytes off the end
 func commands() map[string]command {
 	cmds := map[string]command{
-		"exits": exits, "start": start, "end": end,
+		"exits": exits, "start": start, "end": end, "hang-up": hangUp,
 		"get": get, "await-certificate": awaitCertificate, "begin-request": beginRequest,
 		"pki": pki, "server-pair": serverPair,
 		"digests": digests, "capture": capture, "replace": replace, "drop-line": dropLine, "drop-bytes": dropBytes,
