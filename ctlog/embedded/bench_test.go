@@ -45,9 +45,24 @@ func BenchmarkSubmit(b *testing.B) {
 	dir, _ := initLog(b)
 	c := Config{Dir: dir, Name: "bench", MinFreeBytes: 1}
 	l := openLog(b, c)
-	if entries > 0 {
-		l = bulkFill(b, c, l, submissions, entries)
-	}
+	bulkFill(b, l, submissions, entries)
+	b.Run(fmt.Sprintf("entries=%d/start", entries), func(b *testing.B) {
+		var took time.Duration
+		var memory uint64
+		for b.Loop() {
+			closeLog(b, l)
+			l = nil
+			before, start := heap(), time.Now()
+			l = openLog(b, c)
+			took += time.Since(start)
+			memory += heap() - before
+		}
+		b.ReportMetric(milliseconds(took)/float64(b.N), "start-ms")
+		b.ReportMetric(float64(memory)/1024/float64(b.N), "kB-memory")
+		if entries > 0 {
+			b.ReportMetric(float64(treeBytes(b, dir))/float64(entries), "B/entry")
+		}
+	})
 	for _, clients := range []int{1, 16, 64, 256} {
 		b.Run(fmt.Sprintf("entries=%d/clients=%d", entries, clients), func(b *testing.B) {
 			sync50, sync99 := syncCost(b, filepath.Dir(dir))
@@ -121,9 +136,8 @@ func syncCost(b *testing.B, dir string) (p50, p99 time.Duration) {
 }
 
 // bulkFill adds entries by the way that submissions go, without signing SCTs
-// that nobody waits for, and opens the log again.
-func bulkFill(b *testing.B, c Config, l *Log, submissions []ctlog.Submission, entries int) *Log {
-	start := time.Now()
+// that nobody waits for.
+func bulkFill(b *testing.B, l *Log, submissions []ctlog.Submission, entries int) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range 512 {
@@ -144,14 +158,16 @@ func bulkFill(b *testing.B, c Config, l *Log, submissions []ctlog.Submission, en
 		})
 	}
 	wg.Wait()
-	closeLog(b, l)
-	size := int64(0)
-	err := filepath.WalkDir(filepath.Join(c.Dir, treeDir), func(_ string, e fs.DirEntry, err error) error {
-		if err == nil && e.Type().IsRegular() {
-			info, infoErr := e.Info()
-			if infoErr != nil {
-				return infoErr
-			}
+}
+
+// treeBytes is what readers can fetch.
+func treeBytes(b *testing.B, dir string) (size int64) {
+	err := filepath.WalkDir(filepath.Join(dir, treeDir), func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil {
 			size += info.Size()
 		}
 		return err
@@ -159,16 +175,12 @@ func bulkFill(b *testing.B, c Config, l *Log, submissions []ctlog.Submission, en
 	if err != nil {
 		b.Fatal(err)
 	}
+	return size
+}
+
+func heap() uint64 {
 	var m runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&m)
-	before := m.HeapAlloc
-	opened := time.Now()
-	l = openLog(b, c)
-	took := time.Since(opened)
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	b.Logf("%d entries made in %s; %d bytes an entry; opened in %s, with %d kB of memory",
-		entries, time.Since(start).Round(time.Second), size/int64(entries), took, (int64(m.HeapAlloc)-int64(before))/1024)
-	return l
+	return m.HeapAlloc
 }

@@ -1,10 +1,12 @@
 package embedded
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/disk"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/sequence"
 )
 
@@ -75,7 +77,11 @@ func (l *Log) commit(group []*pending) bool {
 			err = fmt.Errorf("%w: %w", ctlog.ErrUnavailable, err)
 		}
 	}
-	if broken := l.publisher.sequence.Broken(); broken != nil {
+	broken := l.publisher.sequence.Broken()
+	if errors.Is(err, disk.ErrUnsynced) {
+		broken = err // an issuing certificate, perhaps
+	}
+	if broken != nil {
 		l.stop(fmt.Errorf("making %d entries durable: %w", len(group), broken))
 		return false
 	}

@@ -61,6 +61,9 @@ func TestAnErrorOfTheSequenceFileStopsTheLogUntilItIsReopened(t *testing.T) {
 		"write, then error": {nil, fail(disktest.Write, isSegment, syscall.EIO), 1},
 		"no sync":           {fail(disktest.Datasync, isSegment, errUnsynced), nil, 1},
 		"sync, then error":  {nil, fail(disktest.Datasync, isSegment, errUnsynced), 1},
+		"an issuer's sync": {fail(disktest.SyncDir, func(path string) bool {
+			return filepath.Base(path) == issuerDir
+		}, errUnsynced), nil, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ca := testca.New(t)
