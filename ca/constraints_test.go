@@ -62,6 +62,31 @@ func TestConstrainedChainRefusesForeignNames(t *testing.T) {
 	}
 }
 
+func TestWithinIsToTheLetter(t *testing.T) {
+	for _, tc := range []struct {
+		subtree string
+		san     SAN
+		want    bool
+	}{
+		{"corp.example", SAN{SANEmail, "a@corp.example"}, true},
+		{"corp.example", SAN{SANEmail, "a@x.corp.example"}, false},
+		{"corp.example", SAN{SANEmail, "a@evilcorp.example"}, false},
+		{".corp.example", SAN{SANEmail, "a@x.corp.example"}, true},
+		{".corp.example", SAN{SANEmail, "a@corp.example"}, false},
+		{".corp.example", SAN{SANEmail, "a@b"}, false},
+		{".Corp.Example", SAN{SANEmail, "a@x.corp.example"}, true},
+		{"A@corp.example", SAN{SANEmail, "a@corp.example"}, false},
+		{"", SAN{SANEmail, "a@anywhere.example"}, true},
+		{"corp.example", SAN{SANURI, "https://corp.example:8443/a"}, true},
+		{".corp.example", SAN{SANURI, "https://x/corp.example"}, false},
+		{"corp.example", SAN{SANURI, "spiffe://evil.example/corp.example"}, false},
+	} {
+		if got := within(tc.subtree, tc.san); got != tc.want {
+			t.Errorf("%s %q within %q: %v, want %v", tc.san.kind, tc.san.value, tc.subtree, got, tc.want)
+		}
+	}
+}
+
 func TestUnconstrainedChainAsksNoTwin(t *testing.T) {
 	if newPKI(t, p256(t), nil).chain(t).constrained {
 		t.Error("every issuance would pay for a verification that cannot refuse")

@@ -80,6 +80,37 @@ func TestOptionalExtensionsMatchAnotherEncoder(t *testing.T) {
 	}
 }
 
+func TestJudgeComparesWhatIsAskedFor(t *testing.T) {
+	a := newTestAuthority(t, nil)
+	_, d, _, err := a.prepare(t.Context(), testRequest(t, p256(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	withOptional(t, d, 7)
+	for name, change := range map[string]func(d *draft, c *Chain){
+		"nothing":         func(*draft, *Chain) {},
+		"CA issuers":      func(_ *draft, c *Chain) { c.caIssuersURL += "x" },
+		"revocation list": func(_ *draft, c *Chain) { c.crlURL += "x" },
+		"one policy less": func(d *draft, _ *Chain) { d.policies = d.policies[:1] },
+		"order":           func(d *draft, _ *Chain) { d.policies = []x509.OID{d.policies[1], d.policies[0]} },
+	} {
+		built, chain := *d, *d.chain
+		built.chain = &chain
+		change(&built, &chain)
+		encoded, err := built.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		pre, err := precertificate(encoded)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := judge(pre, d, testIdentity()); (err == nil) != (name == "nothing") {
+			t.Errorf("%s differs: the judge says %v", name, err)
+		}
+	}
+}
+
 func TestNewRefusesContradictions(t *testing.T) {
 	p := newPKI(t, p256(t), nil)
 	policy := mustOID(t, "1.2.3")

@@ -95,6 +95,7 @@ func TestSuccessionGivesClientsTime(t *testing.T) {
 		{"a published past that no client saw", []entry{old}, 1, []entry{old, {name: "new", pki: 1, publish: -100, activate: 2}}, "1h0m0s after"},
 		{"published long ago, now brought forward", []entry{old, {name: "new", pki: 1, activate: 100}}, 30, []entry{old, {name: "new", pki: 1, activate: 30}}, ""},
 		{"published from later, now brought forward", []entry{old, {name: "new", pki: 1, publish: 20, activate: 100}}, 30, []entry{old, {name: "new", pki: 1, publish: 20, activate: 31}}, "11h0m0s after"},
+		{"published at once after all", []entry{old, {name: "new", pki: 1, publish: 20, activate: 100}}, 1, []entry{old, {name: "new", pki: 1, activate: 26}}, ""},
 		{"publication put off", []entry{old, {name: "new", pki: 1, activate: 30}}, 1, []entry{old, {name: "new", pki: 1, publish: 29, activate: 30}}, "1h0m0s after"},
 		{"the start had decided it", []entry{old, {name: "new", pki: 1, activate: 2}}, 1, []entry{old, {name: "new", pki: 1, activate: 2}}, ""},
 		{"sooner than the start had decided", []entry{old, {name: "new", pki: 1, activate: 3}}, 1, []entry{old, {name: "new", pki: 1, activate: 2}}, "2h0m0s after"},
