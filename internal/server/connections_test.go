@@ -85,8 +85,9 @@ func TestConnectionsOverTheLimitWait(t *testing.T) {
 		if n := inner.asked.Load(); n != 8 || len(conns) != 8 {
 			t.Fatalf("%d connections were accepted, want 8", n)
 		}
-		_ = conns[0].Close()
-		_ = conns[0].Close() // gives one slot back, not two
+		first := conns[0] // the next one is appended as soon as this one is closed
+		_ = first.Close()
+		_ = first.Close() // gives one slot back, not two
 		synctest.Wait()
 		if n := inner.asked.Load(); n != 9 || len(c.slots) != 8 {
 			t.Errorf("after one has ended: %d accepted, %d slots taken; want 9 and 8", n, len(c.slots))
