@@ -345,6 +345,20 @@ func TestGenerateTriesNothingTwice(t *testing.T) {
 	}
 }
 
+// Whoever gave up waiting must not believe that nothing was made.
+func TestGenerateSaysThatAKeyMayComeLate(t *testing.T) {
+	s := newStation(t)
+	hang := make(chan struct{})
+	s.lib.generate = func([]*p11.Attribute) error { <-hang; return nil }
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	made, err := Generate(ctx, s.config, GenerateConfig{Object: "corp", Algorithm: "ecdsa-p256"})
+	if made != nil || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "may make it all the same") {
+		t.Errorf("Generate = %v, %v; want nothing, and that the key may be made yet", made, err)
+	}
+	close(hang)
+}
+
 func TestListNamesEveryToken(t *testing.T) {
 	s := newStation(t)
 	library, entries, err := List(t.Context(), s.config.Module)

@@ -80,10 +80,14 @@ func Generate(ctx context.Context, c TokenConfig, g GenerateConfig) (*Generated,
 			return v.generate(ctx, c.Module, g)
 		})
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		return made, nil
+	case made == nil && ctx.Err() != nil:
+		return nil, fmt.Errorf("pkcs11: making key %q in token %q: %w. The token may make it all the same: list its keys before you try again", g.Object, c.Name, err)
+	default:
 		return made, fmt.Errorf("pkcs11: making key %q in token %q: %w", g.Object, c.Name, err)
 	}
-	return made, nil
 }
 
 func (v *visitor) generate(ctx context.Context, module string, g GenerateConfig) (*Generated, error) {
