@@ -178,7 +178,9 @@ func (t *Token) searchAll(ctx context.Context, conn *connection) {
 	t.mu.Unlock()
 	for _, ref := range missing {
 		if _, err := t.search(ctx, ref); err == nil {
-			t.log.Info("key of token can be used again", "key", ref.name)
+			t.log.Info("key of token can be used", "key", ref.name)
+		} else {
+			t.log.Error("key of token cannot be used", "key", ref.name, "err", err)
 		}
 	}
 }

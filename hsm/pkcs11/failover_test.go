@@ -45,6 +45,10 @@ func TestFailover(t *testing.T) {
 					t.Errorf("the second token signed %d times while the first works", got-used)
 				}
 				ill(first)
+				start := time.Now()
+				if err := signWithin(k, 4*time.Second); err != nil || name == "full" && time.Since(start) > 100*time.Millisecond {
+					t.Errorf("Sign = %v after %v", err, time.Since(start))
+				}
 				var wg sync.WaitGroup
 				for range 50 {
 					wg.Go(func() {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"time"
 	"unsafe"
@@ -38,7 +39,8 @@ const (
 // is never more than one login under way.
 func (t *Token) loop(ctx context.Context) {
 	defer close(t.stopped)
-	h := healer{t: t, pause: minPause}
+	// OpenToken made the first attempt just now.
+	h := healer{t: t, pause: minPause, notBefore: time.Now().Add(jitter(minPause)), checked: time.Now()}
 	for {
 		timer := time.NewTimer(h.next())
 		select {
@@ -209,6 +211,9 @@ func (t *Token) heal(ctx context.Context) error {
 		t.metrics.failed(err)
 	}
 	t.publish(conn, err)
+	if err == nil {
+		t.searchAll(ctx, conn)
+	}
 	return err
 }
 
@@ -250,6 +255,13 @@ func (t *Token) publish(conn *connection, err error) {
 		t.conn, t.cause = conn, nil
 		t.identity = present{conn.slot, conn.info}.uri()
 		t.module.adjust(1, 0)
+		// A key may have come while the connection was made, or gone.
+		for ref := range t.refs {
+			if _, ok := conn.keys[ref]; !ok {
+				conn.keys[ref] = foundKey{err: errNotSought}
+			}
+		}
+		maps.DeleteFunc(conn.keys, func(ref *keyRef, _ foundKey) bool { return !t.refs[ref] })
 	} else {
 		if t.since.IsZero() {
 			t.since = t.cfg.Clock()
@@ -261,11 +273,6 @@ func (t *Token) publish(conn *connection, err error) {
 	t.mu.Unlock()
 	t.showReady()
 	if err == nil {
-		for ref, k := range conn.keys {
-			if k.err != nil {
-				t.log.Error("key of token cannot be used", "key", ref.name, "err", k.err)
-			}
-		}
 		t.log.Info("connected to token", "uri", t.identity.String(), "slot", conn.slot, "generation", conn.generation,
 			"max_sessions", conn.info.MaxSessionCount)
 	} else if before == nil || classify(before) != classify(err) || codeName(before) != codeName(err) {

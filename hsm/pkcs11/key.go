@@ -130,6 +130,9 @@ func (t *Token) adopt(ctx context.Context, ref *keyRef) error {
 	t.refs[ref] = true
 	t.mu.Unlock()
 	conn, err := t.search(ctx, ref)
+	if err != nil && classify(err) == classSession {
+		conn, err = t.search(ctx, ref) // in another one
+	}
 	if err != nil && conn != nil && classify(err).broken() && !t.unusable(conn, ref) {
 		// The connection was stale. The next one looks for the key.
 		t.broken(conn, err)
@@ -139,9 +142,12 @@ func (t *Token) adopt(ctx context.Context, ref *keyRef) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.conn != nil && t.conn.keys[ref].err != nil {
+	if t.conn == nil {
+		return err
+	}
+	if problem := t.conn.keys[ref].err; problem != nil && !errors.Is(problem, errNotSought) {
 		// The token is there and the key is not as it should be.
-		return &classError{classConfig, t.conn.keys[ref].err}
+		return &classError{classConfig, problem}
 	}
 	return err
 }
@@ -172,7 +178,7 @@ func (t *Token) has(ref *keyRef) error {
 	}
 	key := t.conn.keys[ref]
 	if key.err == nil && key.handle == 0 {
-		return fault(classDevice, "the key was not looked for yet")
+		return errNotSought
 	}
 	return key.err
 }

@@ -96,6 +96,7 @@ func TestNewKeyRefuses(t *testing.T) {
 			f.keys[0].attributes[p11.CKA_EXTRACTABLE], f.keys[0].attributes[p11.CKA_SENSITIVE] = yes, no
 			cfg.AllowExtractable = true
 		}, ""},
+		{"a session lost meanwhile", func(f *fake, _ *KeyConfig) { f.failing("FindObjects", p11.CKR_SESSION_CLOSED, 1) }, ""},
 		{"no name of the key", func(_ *fake, cfg *KeyConfig) { cfg.Object, cfg.ID = "", nil }, "neither its label nor its id"},
 		{"no public key", func(_ *fake, cfg *KeyConfig) { cfg.Public = nil }, "no public key given"},
 		{"curve", func(_ *fake, cfg *KeyConfig) { cfg.Public = ecKey(t, elliptic.P521()).private.Public() }, "P-521"},

@@ -29,6 +29,9 @@ type connection struct {
 	proven atomic.Bool
 }
 
+// errNotSought is what a connection says of a key that came after it.
+var errNotSought = fault(classDevice, "the key was not looked for yet")
+
 // retireLocked ends the connection. Its sessions are closed by the next one, or
 // by Close: not here, where a call might hang. The caller holds mu.
 func (t *Token) retireLocked(cause error) {
@@ -78,7 +81,7 @@ func (t *Token) take(ref *keyRef) (*connection, foundKey, p11.SessionHandle, boo
 			return nil, foundKey{}, 0, false, key.err
 		}
 		if key.handle == 0 {
-			return nil, foundKey{}, 0, false, fault(classDevice, "the key was not looked for yet")
+			return nil, foundKey{}, 0, false, errNotSought
 		}
 	}
 	n := len(t.conn.idle)

@@ -178,7 +178,9 @@ func (t *Token) sign(ctx context.Context, ref *keyRef, r *request, patient bool)
 			t.metrics.signing.Observe(time.Since(start).Seconds())
 			return sig, nil
 		}
-		t.metrics.failed(err)
+		if !errors.Is(err, context.Canceled) {
+			t.metrics.failed(err) // and not the caller who went away
+		}
 		c := classify(err)
 		if conn != nil && c.broken() {
 			t.broken(conn, err)
@@ -188,7 +190,7 @@ func (t *Token) sign(ctx context.Context, ref *keyRef, r *request, patient bool)
 			return nil, err
 		case classCapacity:
 			// Until ctx ends: it is the token that is busy, or somebody else at it.
-			if !sleep(ctx, jitter(pause)) {
+			if !patient || !sleep(ctx, jitter(pause)) {
 				return nil, err
 			}
 			pause = min(2*pause, maxCapacityPause)

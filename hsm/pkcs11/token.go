@@ -280,11 +280,24 @@ func (t *Token) Close(ctx context.Context) error {
 		// Those who wait get their turn, to be told that the token is closed.
 		t.slots.release()
 	}
-	if closing := t.closeLeftovers(ctx); err == nil {
+	if closing := t.closeSessions(ctx); err == nil {
 		err = closing
 	}
 	if err = errors.Join(err, t.module.release(ctx)); err != nil {
 		return fmt.Errorf("pkcs11: closing token %s: %w", t.cfg.Name, err)
 	}
 	return nil
+}
+
+// closeSessions closes what is left when the loop has ended, unless its last call
+// hangs: that may be in the keeper, and a session is never in two calls.
+func (t *Token) closeSessions(ctx context.Context) error {
+	if t.pending != nil {
+		select {
+		case <-t.pending:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for a call that hangs: %w", ctx.Err())
+		}
+	}
+	return t.closeLeftovers(ctx)
 }
