@@ -130,7 +130,7 @@ func TestSecondTokenTakesOver(t *testing.T) {
 			}
 			s.resetGap()
 			c.begin(first)
-			pass(1500 * time.Millisecond)
+			pass(1200 * time.Millisecond)
 			if gap := s.longestGap(); gap > time.Second {
 				t.Errorf("no good signature for %v after the first token failed, want at most 1s; last refusal: %v", gap, s.lastError())
 			}

@@ -57,13 +57,13 @@ func TestEveryErrorOfEveryFunctionHeals(t *testing.T) {
 			r := b.rig(label(f, codes), requestFor)
 			wg.Go(func() {
 				for _, code := range codes {
-					r.failAndHeal(f, code, 3, false)
+					r.failAndHeal(f, code, 2, false)
 				}
 				r.failAndHeal(f, codes[1], 1, true)
 				most := pkcs11.DefaultMaxSessions
 				if f == "CloseSession" {
 					// What the token refused to close is open all the same.
-					most += 3*len(codes) + 1
+					most += 2*len(codes) + 1
 				}
 				r.close("faults of C_"+f, most)
 			})
