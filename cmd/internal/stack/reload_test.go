@@ -3,6 +3,7 @@ package stack
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"net"
 	"net/http"
 	"os"
@@ -223,4 +224,38 @@ func TestAdministratorReloads(t *testing.T) {
 	if status, text := ask(); status != 409 || !strings.Contains(text, "did you mean metrics?") {
 		t.Errorf("got %d %s, want 409 and what is wrong", status, text)
 	}
+}
+
+// A request under way signs with the key of the configuration that it began with,
+// and the key is forgotten when the last such request is over.
+func TestKeysLastAsLongAsTheirRequests(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	r := s.reloading(Options{})
+	before := r.current.Load()
+	key := before.keyOf["corp"]
+	signs := func() error {
+		_, err := key.Sign(t.Context(), make([]byte, 32), crypto.SHA256)
+		return err
+	}
+	for range 2 {
+		if r.pin() != before.public {
+			t.Fatal("a request gets another configuration than the one in force")
+		}
+	}
+	_, err := r.Reload(t.Context(), "test")
+	s.must(err)
+	before.public.Release()
+	if r.pin() == before.public {
+		t.Error("a request that begins after the reload gets the configuration before")
+	}
+	r.current.Load().public.Release()
+	// Another one takes long enough for a key to be closed that should not be.
+	_, err = r.Reload(t.Context(), "test")
+	s.must(err)
+	if err := signs(); err != nil {
+		t.Errorf("the key of a request under way: %v", err)
+	}
+	before.public.Release()
+	eventually(t, "the key is closed", func() bool { return signs() != nil })
 }
