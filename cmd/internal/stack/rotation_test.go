@@ -199,7 +199,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	for _, file := range []string{"chain.pem", "ca.key"} {
 		s.write("next/"+file, next.read(file))
 	}
-	activate := time.Now().Add(4 * time.Second).Truncate(time.Second)
+	activate := time.Now().Add(7 * time.Second).Truncate(time.Second)
 	second := "  - name: next\n    certificates: next/chain.pem\n    key: {file: next/ca.key}\n    emergency: true\n    activate: " + stamp(activate) + "\nlogs:"
 	withNext := strings.Replace(text, "logs:", second, 1)
 	s.swap(withNext)
