@@ -284,6 +284,30 @@ func TestATornTailIsCutAndDamageInTheMiddleIsRefused(t *testing.T) {
 	refuse(t, c, "the header is damaged")
 }
 
+// Nothing of a group is beside the point but the space behind it.
+func TestEachByteOfAGroupMatters(t *testing.T) {
+	h := header{instance: instance, salt: [16]byte{9}, first: 7}
+	raw := h.marshal()
+	for _, first := range []uint64{7, 10} {
+		raw = appendGroup(raw, h.salt, group(first, 500))
+	}
+	if c, err := parse(raw); err != nil || len(c.groups) != 2 || c.next != 13 || c.torn {
+		t.Fatalf("parse: %+v, %v; want two groups", c, err)
+	}
+	for at := range groupHead + 500 {
+		damaged := bytes.Clone(raw)
+		damaged[block+at] ^= 1
+		if c, err := parse(damaged); err == nil {
+			t.Errorf("byte %d of the first group: %d groups, want an error", at, len(c.groups))
+		}
+		damaged = bytes.Clone(raw)
+		damaged[2*block+at] ^= 1
+		if c, err := parse(damaged); err != nil || len(c.groups) != 1 || c.next != 10 || !c.torn {
+			t.Errorf("byte %d of the last group: %d groups, %v; want one, and a torn one", at, len(c.groups), err)
+		}
+	}
+}
+
 // A write is torn wherever the power went: what the disk has of it is any subset
 // of its blocks.
 func TestATornWriteOfManyBlocksIsCut(t *testing.T) {
