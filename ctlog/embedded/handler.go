@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"os"
 	"regexp"
 	"strings"
 )
@@ -16,9 +17,19 @@ var issuerPattern = regexp.MustCompile(`^issuer/[0-9a-f]{64}$`)
 // nothing that is not under a signed checkpoint: everything but the checkpoint
 // is marked as immutable, and an entry that a crash may still take back must
 // never end up in a cache. It needs no authentication.
-func (l *Log) ReadHandler() http.Handler { return http.HandlerFunc(l.serve) }
+func (l *Log) ReadHandler() http.Handler {
+	return readHandler{files: l.files, head: l.publisher.head.Load}
+}
 
-func (l *Log) serve(w http.ResponseWriter, r *http.Request) {
+// readHandler serves the files of a tree.
+type readHandler struct {
+	files *os.Root
+	// head is the published checkpoint.
+	head func() *checkpoint
+}
+
+// ServeHTTP implements http.Handler.
+func (h readHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
@@ -33,7 +44,7 @@ func (l *Log) serve(w http.ResponseWriter, r *http.Request) {
 		header.Set("Cache-Control", "no-cache")
 		// From memory, where it is replaced only when it is on the disk, and where
 		// the check of tiles below looks too.
-		head := l.publisher.head.Load()
+		head := h.head()
 		http.ServeContent(w, r, "", head.time, bytes.NewReader(head.raw))
 		return
 	case issuerPattern.MatchString(path):
@@ -41,21 +52,21 @@ func (l *Log) serve(w http.ResponseWriter, r *http.Request) {
 		header.Set("Cache-Control", immutable)
 	default:
 		t, ok := parseTilePath(path)
-		if !ok || t.entries() > l.publisher.head.Load().size {
+		if !ok || t.entries() > h.head().size {
 			notFound(w)
 			return
 		}
 		header.Set("Content-Type", "application/octet-stream")
 		header.Set("Cache-Control", immutable)
 	}
-	l.serveFile(w, r, path)
+	h.serveFile(w, r, path)
 }
 
 const immutable = "public, max-age=31536000, immutable"
 
 // serveFile opens below the tree only: os.Root follows no link out of it.
-func (l *Log) serveFile(w http.ResponseWriter, r *http.Request, path string) {
-	f, err := l.files.Open(path)
+func (h readHandler) serveFile(w http.ResponseWriter, r *http.Request, path string) {
+	f, err := h.files.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		notFound(w)
 		return

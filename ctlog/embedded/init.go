@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -30,11 +31,17 @@ type InitConfig struct {
 	// Key is the log's key, ECDSA P-256, if it shall not lie in Dir. Nil makes one
 	// there. It must be given to Open then too.
 	Key Signer
+	// KeyPlace is JSON in which the caller says where Key is. It is kept for those
+	// who open the log and has no meaning here.
+	KeyPlace json.RawMessage
+	// Activate is from when the log shall take entries, for those who have several;
+	// zero is at once. The log itself does not look at it.
+	Activate time.Time
 	// Clock gives the time of creation. Default time.Now.
 	Clock func() time.Time
 }
 
-// Info says what was made.
+// Info says which log a directory holds.
 type Info struct {
 	Origin string
 	// InstanceID tells this log from any other made under the same origin.
@@ -45,6 +52,11 @@ type Info struct {
 	PublicKey     []byte
 	PublicKeyFile string
 	Created       time.Time
+	// Activate and KeyPlace are as in InitConfig.
+	Activate time.Time
+	KeyPlace json.RawMessage
+	// Frozen is when the log was made read-only for good; zero when it was not.
+	Frozen time.Time
 }
 
 // Init makes a log: its key, its public key, its instance and its empty tree with
@@ -89,6 +101,10 @@ func initialise(ctx context.Context, c InitConfig) (_ Info, err error) {
 		PublicKey:     spki,
 		PublicKeyFile: filepath.Join(c.Dir, publicKeyFile),
 		Created:       c.Clock().UTC().Truncate(time.Millisecond),
+		KeyPlace:      c.KeyPlace,
+	}
+	if !c.Activate.IsZero() {
+		info.Activate = c.Activate.UTC().Truncate(time.Millisecond)
 	}
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails
@@ -99,6 +115,8 @@ func initialise(ctx context.Context, c InitConfig) (_ Info, err error) {
 		Instance: info.InstanceID,
 		LogID:    hex.EncodeToString(info.LogID[:]),
 		Created:  info.Created,
+		Activate: info.Activate,
+		Key:      info.KeyPlace,
 	}
 	if err := plantTree(ctx, c, key, in, info.LogID); err != nil {
 		return Info{}, fmt.Errorf("making the empty tree: %w", err)

@@ -48,6 +48,10 @@ type instance struct {
 	Instance string    `json:"instance"`
 	LogID    string    `json:"log_id"`
 	Created  time.Time `json:"created"`
+	// Activate, Frozen and Key came later; a log without them is as before.
+	Activate time.Time       `json:"activate,omitzero"`
+	Frozen   time.Time       `json:"frozen,omitzero"`
+	Key      json.RawMessage `json:"key,omitempty"`
 }
 
 // checkOrigin refuses origins that clients would spell differently from us.
@@ -133,6 +137,9 @@ func readInstance(dir string) (instance, error) {
 	}
 	if id, err := hex.DecodeString(in.Instance); err != nil || len(id) != 16 || in.Created.IsZero() {
 		return instance{}, fmt.Errorf("%s lacks an instance id or a time", instanceFile)
+	}
+	if !in.Frozen.IsZero() && in.Frozen.Before(in.Created) {
+		return instance{}, fmt.Errorf("%s says that the log was frozen before it was made", instanceFile)
 	}
 	return in, nil
 }

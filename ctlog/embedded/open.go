@@ -78,6 +78,9 @@ func (l *Log) identify() error {
 	if l.instance, l.key, err = loadInstance(l.config.Dir, l.config.Key); err != nil {
 		return err
 	}
+	if at := l.instance.Frozen; !at.IsZero() {
+		return fmt.Errorf("the log was frozen at %s: it can be read, and never be written again", at.Format(time.RFC3339))
+	}
 	raw, err := readSmall(filepath.Join(l.config.Dir, publicKeyFile))
 	if err != nil {
 		return err

@@ -25,7 +25,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -221,24 +220,9 @@ func (f *File) replay(found []segment, replay func(Group) error) error {
 // read reads a segment and makes sure that what it read is on the disk: after
 // the crash of a process the pages may still be the kernel's only.
 func (f *File) read(s segment) (contents, error) {
-	r, err := os.Open(s.path)
+	c, err := readSegment(s.path, f.config.Instance)
 	if err != nil {
 		return contents{}, err
-	}
-	defer func() { _ = r.Close() }()
-	raw, err := io.ReadAll(io.LimitReader(r, maxSegment+1))
-	if err != nil {
-		return contents{}, err
-	}
-	if len(raw) > maxSegment {
-		return contents{}, fmt.Errorf("more than %d bytes", maxSegment)
-	}
-	c, err := parse(raw)
-	if err != nil {
-		return contents{}, err
-	}
-	if c.instance != f.config.Instance {
-		return contents{}, fmt.Errorf("of log instance %x, want %x", c.instance, f.config.Instance)
 	}
 	if c.first != s.first {
 		return contents{}, fmt.Errorf("begins at entry %d, not at that of its name", c.first)
