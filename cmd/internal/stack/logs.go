@@ -6,35 +6,16 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"slices"
+	"net/http"
+	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca"
-	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/server"
 )
-
-// openLogs opens the logs in the state directory. A reload can neither add nor
-// remove one: each belongs to this process until it ends.
-func (s *Stack) openLogs(ctx context.Context, f *config.File) error {
-	for _, c := range f.Logs.List {
-		if c.Embedded == nil {
-			continue
-		}
-		l, err := embedded.Open(ctx, embedded.Config{
-			Dir: LogDir(f.State, c.Name), Name: c.Name, CheckpointRecord: c.Embedded.CheckpointRecord,
-			Clock: s.options.Clock, Logger: s.logger, Registerer: s.registry,
-		})
-		if err != nil {
-			return fmt.Errorf("opening log %q: %w", c.Name, err)
-		}
-		s.embedded = append(s.embedded, l)
-	}
-	return nil
-}
 
 // pool is the logs of a configuration with the metrics of their own.
 type pool struct {
@@ -57,11 +38,11 @@ func (s *Stack) poolFor(p *plan, before *snapshot) (*pool, error) {
 	var logs []ctlog.Log
 	for _, c := range p.file.Logs.List {
 		if c.Embedded != nil {
-			i := slices.IndexFunc(s.embedded, func(l *embedded.Log) bool { return l.Name() == c.Name })
-			if i < 0 {
-				return nil, fmt.Errorf("log %q was not open at the start", c.Name)
+			l := &shardedLog{name: c.Name, clock: s.options.Clock}
+			for _, sh := range p.shards {
+				l.list = append(l.list, s.shard(sh.Name))
 			}
-			logs = append(logs, s.embedded[i])
+			logs = append(logs, l)
 			continue
 		}
 		r, err := ctlog.NewRemote(p.remotes[c.Name])
@@ -85,6 +66,11 @@ func (p *plan) logLayer() [32]byte {
 	var text bytes.Buffer
 	for _, c := range p.file.Logs.List {
 		fmt.Fprintf(&text, "%q\n", c.Name)
+		if c.Embedded != nil {
+			for _, sh := range p.shards {
+				fmt.Fprintf(&text, "%q\n", sh.Name)
+			}
+		}
 		if r, ok := p.remotes[c.Name]; ok {
 			fmt.Fprintf(&text, "%q %x %x\n", r.URL, p.remoteKeys[c.Name], p.remoteRoots[c.Name])
 		}
@@ -100,46 +86,77 @@ func (p *pool) asLog() ca.Log {
 	return poolLog{p.Pool}
 }
 
-// watchLog ends the service when the log in the box has stopped for good and
-// no other log could take over: only a new start reconciles it, and that is the
-// supervisor's to do.
+// watchLog ends the service when the shard of the log in the box that takes entries
+// has stopped for good and no other log could take over: only a new start
+// reconciles it, and that is the supervisor's to do.
 func (s *Stack) watchLog(ctx context.Context, end context.CancelFunc) {
-	if len(s.embedded) != 1 {
-		return
-	}
-	select {
-	case <-s.embedded[0].Stopped():
-		// A reload may have brought another log, or take it away again.
-		if len(s.current.Load().file.Logs.List) == 1 {
+	tick := time.NewTicker(stoppedInterval)
+	defer tick.Stop()
+	for {
+		// A reload may bring another log, or take it away again.
+		if len(s.current.Load().file.Logs.List) == 1 && s.logFailure() != nil {
 			end()
+			return
 		}
-	case <-ctx.Done():
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
 	}
 }
+
+// stoppedInterval is how soon a log that has stopped is noticed. Readiness tells at
+// once.
+const stoppedInterval = time.Second
 
 // logFailure says why watchLog ended the service, if it did.
 func (s *Stack) logFailure() error {
-	for _, l := range s.embedded {
-		select {
-		case <-l.Stopped():
-			return fmt.Errorf("log %q has stopped and needs a new start: %w", l.Name(), l.Ready())
-		default:
-		}
+	n := s.current.Load()
+	if len(n.shards) == 0 {
+		return nil
 	}
-	return nil
+	now := n.shards[CurrentShard(n.shards, s.options.Clock())]
+	opened := s.shard(now.Name)
+	if opened == nil {
+		return nil
+	}
+	l, err := opened.writer()
+	if err != nil {
+		return nil //nolint:nilerr // closed with the rest
+	}
+	select {
+	case <-l.Stopped():
+		return fmt.Errorf("log %q has stopped and needs a new start: %w", l.Name(), l.Ready())
+	default:
+		return nil
+	}
 }
 
-// mounts are the read paths of embedded logs.
+// logRoot is the path below which embedded logs are read.
+const logRoot = "/log"
+
+// mounts are the read paths of embedded logs: of those, too, that a reload brings.
 func (s *Stack) mounts() []server.Mount {
-	var mounts []server.Mount
-	for _, l := range s.embedded {
-		mounts = append(mounts, server.Mount{Prefix: LogPath(l.Name()), Handler: l.ReadHandler()})
+	if len(s.shards()) == 0 {
+		return nil
 	}
-	return mounts
+	return []server.Mount{{Prefix: logRoot, Handler: http.HandlerFunc(s.serveLogs)}}
+}
+
+func (s *Stack) serveLogs(w http.ResponseWriter, r *http.Request) {
+	name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	opened := s.shard(name)
+	if opened == nil {
+		w.Header().Set("Cache-Control", "no-store")
+		http.Error(w, "not found", http.StatusNotFound)
+		return
+	}
+	http.StripPrefix("/"+name, opened).ServeHTTP(w, r)
 }
 
 // LogPath is where the embedded log of that name is read, below the public URL.
-func LogPath(name string) string { return "/log/" + name }
+func LogPath(name string) string { return logRoot + "/" + name }
 
 // poolLog is a pool as package ca sees a log: ca knows nothing of ctlog.
 type poolLog struct{ pool *ctlog.Pool }

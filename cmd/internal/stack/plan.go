@@ -40,7 +40,12 @@ type plan struct {
 	// remotes, remoteKeys (in DER) and remoteRoots (in PEM) are by the log's name.
 	remotes                 map[string]ctlog.RemoteConfig
 	remoteKeys, remoteRoots map[string][]byte
-	tsas                    []trust.TSA
+	// shards are those of the log in the state directory, in the order in which
+	// they take entries.
+	shards []Shard
+	// trustedLogs are in the trust files beside those that are submitted to.
+	trustedLogs []trust.Log
+	tsas        []trust.TSA
 }
 
 // planning is what a plan depends on beside the configuration.
@@ -62,6 +67,7 @@ func newPlan(ctx context.Context, f *config.File, c planning) *plan {
 	p.planIssuers()
 	p.planChains(ctx, c)
 	p.planLogs()
+	p.planTrustedLogs()
 	p.planTimestamps()
 	p.planProfiles()
 	p.rehearse(c.now)
@@ -209,9 +215,7 @@ func (p *plan) planLogs() {
 	for i, c := range p.file.Logs.List {
 		path := fmt.Sprintf("logs[%d]", i)
 		if c.Embedded != nil {
-			if dir := LogDir(p.file.State, c.Name); !exists(dir) {
-				p.bad(path+".embedded", "there is no log in %s; make it once with: mayfly log init --config %s", dir, p.file.Path)
-			}
+			p.planShards(path+".embedded", c.Name)
 			continue
 		}
 		key, err := os.ReadFile(c.Remote.PublicKey)
@@ -230,6 +234,36 @@ func (p *plan) planLogs() {
 			// It was read a moment ago; if it has changed since, so will the digest.
 			p.remoteRoots[c.Name], _ = readBounded(c.Remote.CAFile)
 		}
+	}
+}
+
+// planShards finds the shards of the log in the state directory.
+func (p *plan) planShards(path, name string) {
+	if dir := LogDir(p.file.State, name); !exists(dir) {
+		p.bad(path, "there is no log in %s; make it once with: mayfly log init --config %s", dir, p.file.Path)
+		return
+	}
+	var err error
+	if p.shards, err = Shards(p.file.State, name); err != nil {
+		p.bad(path, "%v", err)
+	}
+}
+
+// planTrustedLogs reads the keys of logs that are trusted and not submitted to.
+func (p *plan) planTrustedLogs() {
+	for i, c := range p.file.TrustedLogs {
+		path := fmt.Sprintf("trusted_logs[%d].public_key", i)
+		data, err := readBounded(c.PublicKey)
+		if err != nil {
+			p.bad(path, "%v", err)
+			continue
+		}
+		key, err := ctlog.ParseKey(data)
+		if err != nil {
+			p.bad(path, "%s: %v", c.PublicKey, err)
+			continue
+		}
+		p.trustedLogs = append(p.trustedLogs, trust.Log{URL: c.URL, PublicKeyDER: key.DER(), Start: c.From, End: c.Until})
 	}
 }
 

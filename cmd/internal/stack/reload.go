@@ -128,6 +128,14 @@ func (s *Stack) prepare(ctx context.Context, before *snapshot) (*snapshot, error
 		p.close()
 		return nil, p.sorted()
 	}
+	if err := surprise(before.plan, p, s.options.Clock()); err != nil {
+		p.close()
+		return nil, err
+	}
+	if err := s.openShards(ctx, p); err != nil {
+		p.close()
+		return nil, err
+	}
 	n, err := s.newSnapshot(p, before)
 	if err != nil {
 		p.close()

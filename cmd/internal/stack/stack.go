@@ -17,7 +17,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/audit"
 	"github.com/mayfly-ca/mayfly/internal/freeze"
 	"github.com/mayfly-ca/mayfly/internal/server"
@@ -52,10 +51,13 @@ type Stack struct {
 	metrics  *metrics
 	journal  *audit.Journal
 	frozen   *freeze.List
-	embedded []*embedded.Log
 	tokens   *Tokens
 	server   *server.Server
 	current  atomic.Pointer[snapshot]
+	// embedded are the shards of the log in the state directory, which a reload may
+	// add to; embeddedMu guards the slice.
+	embeddedMu sync.RWMutex
+	embedded   []*shard
 	// reloading is held by the one reload at a time, and guards reloads and
 	// closed, after which there are none.
 	reloading sync.Mutex
@@ -96,11 +98,15 @@ func Open(ctx context.Context, f *config.File, o Options) (*Stack, error) {
 
 // openAll opens what lasts, and then the first snapshot, which closes the plan.
 func (s *Stack) openAll(ctx context.Context, p *plan) error {
-	for _, step := range []func(context.Context, *config.File) error{s.openJournal, s.openFrozen, s.openLogs} {
+	for _, step := range []func(context.Context, *config.File) error{s.openJournal, s.openFrozen} {
 		if err := step(ctx, p.file); err != nil {
 			p.close()
 			return err
 		}
+	}
+	if err := s.openShards(ctx, p); err != nil {
+		p.close()
+		return err
 	}
 	n, err := s.newSnapshot(p, nil)
 	if err != nil {
@@ -200,6 +206,7 @@ func (s *Stack) Run(ctx context.Context) error {
 		s.logger.Warn("certificates are not logged, because the configuration says `logs: disabled`")
 	}
 	background.Go(func() { s.watchLog(ctx, cancel) })
+	background.Go(func() { s.freezeShards(ctx) })
 	background.Go(func() { s.watchTokens(ctx, cancel) })
 	background.Go(func() { s.follow(ctx) })
 	background.Go(func() { s.warn(ctx) })
@@ -252,8 +259,8 @@ func (s *Stack) Close() error {
 			s.server.Close()
 		}
 		s.retiring.Wait()
-		for _, l := range s.embedded {
-			errs = append(errs, bounded(l.Close))
+		for _, l := range s.shards() {
+			errs = append(errs, l.close())
 		}
 		if n := s.current.Load(); n != nil {
 			n.verifier.stop()

@@ -296,7 +296,7 @@ func TestTrustFilesNameChainAndLog(t *testing.T) {
 	if len(chain) != 2 || !bytes.Equal(chain[1].RawBytes, s.root.Raw) {
 		t.Errorf("%d certificates, want the intermediate and the root", len(chain))
 	}
-	id := r.embedded[0].ID()
+	id := r.shards()[0].Info.LogID
 	if len(root.Ctlogs) != 1 || !bytes.Equal(root.Ctlogs[0].LogID.KeyID, id[:]) || root.Ctlogs[0].BaseURL != r.url+"/log/local" {
 		t.Errorf("logs %+v, want the one in use", root.Ctlogs)
 	}

@@ -1,6 +1,8 @@
 package stack
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
 	"net"
 	"net/url"
@@ -31,14 +33,6 @@ func (s *Stack) newTrustFiles(n *snapshot, name string) (*trustFiles, error) {
 	f := &trustFiles{
 		input:  trustInput(n.plan, name),
 		bundle: func() []*ca.Chain { return n.authority.TrustBundle(name) },
-	}
-	for _, l := range s.embedded {
-		if !slices.ContainsFunc(n.file.Logs.List, func(c config.Log) bool { return c.Embedded != nil && c.Name == l.Name() }) {
-			continue
-		}
-		f.input.Logs = append(f.input.Logs, trust.Log{
-			URL: n.file.PublicURL + LogPath(l.Name()), PublicKeyDER: l.PublicKey(), Start: l.Created(),
-		})
 	}
 	if err := f.refresh(); err != nil {
 		return nil, fmt.Errorf("authority %q: %w", name, err)
@@ -75,19 +69,43 @@ func addressOf(f *config.File, name string) string {
 	return u.String()
 }
 
-// trustInput is what the documents say apart from chains and embedded logs,
-// which only the running service knows.
+// trustInput is what the documents say apart from chains.
 func trustInput(p *plan, name string) trust.Input {
 	in := trust.Input{PublicURL: addressOf(p.file, name), TSAs: p.tsas}
 	for _, i := range p.issuers {
 		in.Issuers = append(in.Issuers, trust.Issuer{URL: i.URL})
 	}
+	in.Logs = p.publishedLogs()
+	return in
+}
+
+// publishedLogs are all logs whose SCTs clients shall accept, in an order that does
+// not depend on who of several replicas publishes them: the shards of this
+// service's log, those that have not begun and those that are over included, the
+// remote logs, and the trusted ones. A trusted log that is one of the others, as in
+// a list that all replicas have, is there once.
+func (p *plan) publishedLogs() []trust.Log {
+	var logs []trust.Log
+	for i, sh := range p.shards {
+		logs = append(logs, trust.Log{
+			URL: p.file.PublicURL + LogPath(sh.Name), PublicKeyDER: sh.Info.PublicKey,
+			Start: sh.Info.Created, End: frozenAt(p.shards, i),
+		})
+	}
 	for _, c := range p.file.Logs.List {
 		if r, ok := p.remotes[c.Name]; ok {
-			in.Logs = append(in.Logs, trust.Log{URL: r.URL, PublicKeyDER: p.remoteKeys[c.Name]})
+			logs = append(logs, trust.Log{URL: r.URL, PublicKeyDER: p.remoteKeys[c.Name]})
 		}
 	}
-	return in
+	for _, l := range p.trustedLogs {
+		if !slices.ContainsFunc(logs, func(o trust.Log) bool { return bytes.Equal(o.PublicKeyDER, l.PublicKeyDER) }) {
+			logs = append(logs, l)
+		}
+	}
+	slices.SortFunc(logs, func(a, b trust.Log) int {
+		return cmp.Or(a.Start.Compare(b.Start), strings.Compare(a.URL, b.URL), bytes.Compare(a.PublicKeyDER, b.PublicKeyDER))
+	})
+	return logs
 }
 
 // trustProblem reports why the documents could not be made of the plan.
