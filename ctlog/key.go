@@ -91,25 +91,31 @@ func (k *Key) DER() []byte { return bytes.Clone(k.der) }
 // ourselves, extensions included. Every error wraps [ErrBadSCT].
 func (k *Key) VerifySCT(s Submission, sct SCT, now time.Time) error {
 	if sct.LogID != k.id {
-		return fmt.Errorf("%w: log id %x, want %x", ErrBadSCT, sct.LogID, k.id)
+		return badSCT(reasonLogID, "log id %x, want %x", sct.LogID, k.id)
 	}
 	if age := now.Sub(sct.Timestamp); age > maxSCTAge || age < -maxSCTLead {
-		return fmt.Errorf("%w: timestamp %s at %s", ErrBadSCT, sct.Timestamp.UTC(), now.UTC())
+		return badSCT(reasonTimestamp, "timestamp %s at %s", sct.Timestamp.UTC(), now.UTC())
 	}
+	// RFC 6962, Section 3.2: "Currently, no extensions are specified." Since then
+	// static-ct-api has specified one, and clients in the field read that one or
+	// none: a certificate with another would be of no use to them.
 	index, err := leafIndex(sct.Extensions)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrBadSCT, err)
+		return badSCT(reasonExtensions, "%w", err)
+	}
+	if n := len(sct.Extensions); n != 0 && (index < 0 || n != leafIndexSize) {
+		return badSCT(reasonExtensions, "extensions %x, want a leaf_index or none", sct.Extensions[:min(n, 64)])
 	}
 	if index != sct.Index {
-		return fmt.Errorf("%w: index %d beside extensions that say %d", ErrBadSCT, sct.Index, index)
+		return badSCT(reasonExtensions, "index %d beside extensions that say %d", sct.Index, index)
 	}
 	signature, err := k.digitallySigned(sct.Signature)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrBadSCT, err)
+		return badSCT(reasonSignature, "%w", err)
 	}
 	leaf, err := merkleLeaf(s, sct)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrBadSCT, err)
+		return badSCT(reasonSignature, "%w", err)
 	}
 	err = k.verifier.VerifySCTSignature(ct.SignedCertificateTimestamp{
 		SCTVersion: ct.V1,
@@ -119,7 +125,7 @@ func (k *Key) VerifySCT(s Submission, sct SCT, now time.Time) error {
 		Signature:  ct.DigitallySigned(signature),
 	}, ct.LogEntry{Leaf: *leaf})
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrBadSCT, err)
+		return badSCT(reasonSignature, "%w", err)
 	}
 	return nil
 }

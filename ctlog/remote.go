@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -29,6 +27,12 @@ const (
 	// requests which met one hiccup do not come back together.
 	minPause = 50 * time.Millisecond
 	maxPause = 200 * time.Millisecond
+	// defaultTimeout is what a request's four seconds can spare for logs.
+	defaultTimeout = 2500 * time.Millisecond
+	// dialTimeout ends the making of a connection that nobody waits for any more.
+	dialTimeout = 2 * time.Second
+	// maxConnections is more than the requests that a service has under way.
+	maxConnections = 256
 )
 
 // RemoteConfig says which RFC 6962 log to use and how to know it.
@@ -38,12 +42,24 @@ type RemoteConfig struct {
 	// URL is the submission prefix, to which /ct/v1/add-pre-chain is added.
 	// Required; https, or http to a loopback address.
 	URL string
+	// MonitoringURL is where the checkpoint and tiles of a static-ct-api log are
+	// read; empty for a log that is read at URL, as RFC 6962 says. Probes use it.
+	MonitoringURL string
 	// PublicKey is the log's SubjectPublicKeyInfo, PEM or DER. Required: a log
 	// whose promises cannot be verified is no log.
 	PublicKey []byte
 	// RootCAs verify the log's TLS certificate; nil means the system's.
 	RootCAs *x509.CertPool
-	// AttemptTimeout bounds one HTTP exchange, body included. Default 2 s.
+	// ClientCertFile and ClientKeyFile are PEM files with the certificate that the
+	// log wants of its submitters, and its key. They are read for each connection,
+	// and a change ends the connections that are idle. Both or none.
+	ClientCertFile, ClientKeyFile string
+	// TokenFile holds a bearer token in its only line. It is read for each attempt.
+	TokenFile string
+	// AttemptTimeout bounds one HTTP exchange, body included. Default 2 s. An
+	// attempt that is not the last gets four fifths of what is left of Timeout or
+	// of the context at most, so that a connection which went dead unnoticed leaves
+	// time for a new one.
 	AttemptTimeout time.Duration
 	// Timeout bounds a submission with all its attempts. Default 2.5 s, which
 	// leaves the rest of a request's four seconds to the CA.
@@ -56,9 +72,11 @@ type RemoteConfig struct {
 // submissions but idle connections: one failed call never slows another.
 type Remote struct {
 	name           string
-	url            string
+	url            string // of add-pre-chain and its siblings, up to the last slash
+	monitoringURL  string
 	key            *Key
 	client         *http.Client
+	credentials    *credentials
 	attemptTimeout time.Duration
 	timeout        time.Duration
 	clock          func() time.Time
@@ -80,37 +98,65 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 	if c.AttemptTimeout < 0 || c.Timeout < 0 {
 		return nil, fmt.Errorf("ctlog: log %q: negative timeout", c.Name)
 	}
+	if (c.ClientCertFile == "") != (c.ClientKeyFile == "") {
+		return nil, fmt.Errorf("ctlog: log %q: a client certificate needs a key, and a key a certificate", c.Name)
+	}
 	r := &Remote{
 		name:           c.Name,
-		url:            base + "/ct/v1/add-pre-chain",
+		url:            base + "/ct/v1/",
 		key:            key,
+		credentials:    &credentials{certFile: c.ClientCertFile, keyFile: c.ClientKeyFile, tokenFile: c.TokenFile},
 		attemptTimeout: c.AttemptTimeout,
 		timeout:        c.Timeout,
 		clock:          c.Clock,
+	}
+	if c.MonitoringURL != "" {
+		if r.monitoringURL, err = submissionURL(c.MonitoringURL); err != nil {
+			return nil, fmt.Errorf("ctlog: log %q: monitoring URL: %w", c.Name, err)
+		}
 	}
 	if r.attemptTimeout == 0 {
 		r.attemptTimeout = 2 * time.Second
 	}
 	if r.timeout == 0 {
-		r.timeout = 2500 * time.Millisecond
+		r.timeout = defaultTimeout
 	}
 	if r.clock == nil {
 		r.clock = time.Now
 	}
-	r.client = &http.Client{
-		Transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			TLSClientConfig:        &tls.Config{RootCAs: c.RootCAs, MinVersion: tls.VersionTLS12},
-			MaxIdleConns:           256,
-			MaxIdleConnsPerHost:    256,
-			IdleConnTimeout:        90 * time.Second,
-			MaxResponseHeaderBytes: 16 << 10,
-			// Each attempt's context bounds dialling, handshake and headers.
-		},
-		// A log that moves is a change of configuration, not of direction.
+	r.client = newClient(c.RootCAs, r.credentials)
+	return r, nil
+}
+
+// newClient has connections of its own, so that a log which hangs holds up no
+// other. They speak HTTP/1.1, where a connection that went dead takes one
+// submission with it; with HTTP/2 it would be all that are under way.
+func newClient(roots *x509.CertPool, c *credentials) *http.Client {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	t := &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    dialTimeout,
+		Protocols:              protocols,
+		MaxConnsPerHost:        maxConnections,
+		MaxIdleConns:           maxConnections,
+		MaxIdleConnsPerHost:    maxConnections,
+		IdleConnTimeout:        90 * time.Second,
+		MaxResponseHeaderBytes: 16 << 10,
+		DisableCompression:     true, // answers are small, and bombs are not
+		// Each attempt's context bounds all of an exchange.
+	}
+	if c.certFile != "" {
+		t.TLSClientConfig.GetClientCertificate = c.certificate
+	}
+	return &http.Client{
+		Transport: t,
+		// A log that moves is a change of configuration, not of direction. The
+		// bearer token goes where the request goes and nowhere else.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	return r, nil
 }
 
 func submissionURL(s string) (string, error) {
@@ -148,6 +194,13 @@ func (r *Remote) ID() [32]byte { return r.key.ID() }
 // PublicKey is the DER of the log's SubjectPublicKeyInfo.
 func (r *Remote) PublicKey() []byte { return r.key.DER() }
 
+// CheckCredentials reads the client certificate and the token, and says what is
+// wrong with them.
+func (r *Remote) CheckCredentials() error { return r.credentials.check() }
+
+// CloseIdleConnections closes the connections that no submission uses.
+func (r *Remote) CloseIdleConnections() { r.client.CloseIdleConnections() }
+
 // Ready always agrees: what the last submission met is the pool's business.
 func (r *Remote) Ready() error { return nil }
 
@@ -163,7 +216,7 @@ func (r *Remote) Submit(ctx context.Context, s Submission) (SCT, error) {
 	defer cancel()
 	deadline, _ := bounded.Deadline()
 	for attempt := 1; ; attempt++ {
-		sct, err := r.attempt(bounded, s, body)
+		sct, err := r.attempt(bounded, s, body, attempt == maxAttempts)
 		if err == nil {
 			return sct, nil
 		}
@@ -171,14 +224,18 @@ func (r *Remote) Submit(ctx context.Context, s Submission) (SCT, error) {
 			return SCT{}, fmt.Errorf("log %q: %w: %w", r.name, context.Cause(ctx), err)
 		}
 		failure, again := errors.AsType[*attemptError](err)
-		pause := minPause + rand.N(maxPause-minPause) //nolint:gosec // jitter, not a secret
-		if again {
-			pause = max(pause, failure.retryAfter)
-		}
-		if !again || attempt == maxAttempts || time.Until(deadline) <= pause {
+		if !again || attempt == maxAttempts {
 			return SCT{}, fmt.Errorf("log %q: attempt %d: %w", r.name, attempt, err)
 		}
-		if err := sleep(ctx, pause); err != nil {
+		// A pause must leave the better part of the time to what it is made for. In
+		// a pool, the next log has a turn sooner than the one that asked for more.
+		most := time.Until(deadline) / 2
+		if failure.retryAfter > most {
+			return SCT{}, fmt.Errorf("log %q: attempt %d: %w", r.name, attempt, err)
+		}
+		pause := minPause + rand.N(maxPause-minPause) //nolint:gosec // jitter, not a secret
+		pause = max(min(pause, most), failure.retryAfter)
+		if err := sleep(bounded, pause); err != nil {
 			return SCT{}, fmt.Errorf("log %q: %w", r.name, err)
 		}
 	}
@@ -204,33 +261,26 @@ type attemptError struct {
 func (e *attemptError) Error() string { return e.err.Error() }
 func (e *attemptError) Unwrap() error { return e.err }
 
-func (r *Remote) attempt(ctx context.Context, s Submission, body []byte) (SCT, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.attemptTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.url, bytes.NewReader(body))
-	if err != nil {
-		return SCT{}, fmt.Errorf("%w: building request: %w", ErrUnavailable, err)
+func (r *Remote) attempt(ctx context.Context, s Submission, body []byte, last bool) (SCT, error) {
+	timeout := r.attemptTimeout
+	if deadline, ok := ctx.Deadline(); ok && !last {
+		timeout = min(timeout, time.Until(deadline)*4/5)
 	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("User-Agent", "mayfly")
-	resp, err := r.client.Do(req)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	status, header, answer, err := r.exchange(ctx, http.MethodPost, r.url+"add-pre-chain", body)
 	if err != nil {
 		return SCT{}, &attemptError{err: fmt.Errorf("%w: %w", ErrUnavailable, err)}
 	}
-	defer func() { _ = resp.Body.Close() }()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
-	if err != nil {
-		return SCT{}, &attemptError{err: fmt.Errorf("%w: reading answer: %w", ErrUnavailable, err)}
-	}
-	if resp.StatusCode != http.StatusOK {
-		return SCT{}, statusError(resp, answer, r.clock())
+	if status != http.StatusOK {
+		return SCT{}, statusError(status, header, answer, r.clock())
 	}
 	if len(answer) > maxResponse {
-		return SCT{}, fmt.Errorf("%w: answer of more than %d bytes", ErrBadSCT, maxResponse)
+		return SCT{}, badSCT(reasonOversized, "answer of more than %d bytes", maxResponse)
 	}
 	sct, err := parseAnswer(answer)
 	if err != nil {
-		return SCT{}, fmt.Errorf("%w: %w", ErrBadSCT, err)
+		return SCT{}, err
 	}
 	sct.Log = r.name
 	if err := r.key.VerifySCT(s, sct, r.clock()); err != nil {
@@ -239,71 +289,33 @@ func (r *Remote) attempt(ctx context.Context, s Submission, body []byte) (SCT, e
 	return sct, nil
 }
 
-// parseAnswer decodes the answer to add-pre-chain (RFC 6962, Section 4.1).
-func parseAnswer(body []byte) (SCT, error) {
-	var answer ct.AddChainResponse
-	d := json.NewDecoder(bytes.NewReader(body))
-	if err := d.Decode(&answer); err != nil {
-		return SCT{}, fmt.Errorf("decoding answer: %w", err)
+// exchange sends one request and reads the answer, of which it returns at most
+// one byte more than maxResponse.
+func (r *Remote) exchange(ctx context.Context, method, url string, body []byte) (status int, header http.Header, answer []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, nil, fmt.Errorf("building request: %w", err)
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return SCT{}, errors.New("decoding answer: data after the object")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
-	if answer.SCTVersion != ct.V1 {
-		return SCT{}, fmt.Errorf("SCT version %d, want 0 (v1)", answer.SCTVersion)
+	req.Header.Set("User-Agent", "mayfly")
+	if err := r.credentials.authorize(req); err != nil {
+		return 0, nil, nil, err
 	}
-	sct := SCT{Signature: answer.Signature}
-	if len(answer.ID) != len(sct.LogID) {
-		return SCT{}, fmt.Errorf("log id of %d bytes, want %d", len(answer.ID), len(sct.LogID))
+	if r.credentials.renewed() {
+		// Connections made with the certificate before would go on for as long as
+		// they are used.
+		r.client.CloseIdleConnections()
 	}
-	copy(sct.LogID[:], answer.ID)
-	var err error
-	if sct.Timestamp, err = timestamp(answer.Timestamp); err != nil {
-		return SCT{}, err
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return 0, nil, nil, err
 	}
-	if sct.Extensions, err = base64.StdEncoding.DecodeString(answer.Extensions); err != nil {
-		return SCT{}, fmt.Errorf("decoding extensions: %w", err)
+	defer func() { _ = resp.Body.Close() }()
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
+	if err != nil {
+		return 0, nil, nil, fmt.Errorf("reading answer: %w", err)
 	}
-	if len(sct.Extensions) > 1<<16-1 {
-		return SCT{}, fmt.Errorf("extensions of %d bytes", len(sct.Extensions))
-	}
-	if sct.Index, err = leafIndex(sct.Extensions); err != nil {
-		return SCT{}, err
-	}
-	return sct, nil
-}
-
-// statusError says what an answer other than 200 means. 400, 413 and 422 are
-// about this submission; the other 4xx (a wrong path, missing credentials) are
-// about the log's configuration or ours, and nobody's submission would pass.
-func statusError(resp *http.Response, body []byte, now time.Time) error {
-	err := func(kind error) error {
-		text := body[:min(len(body), maxErrorText)]
-		return fmt.Errorf("%w: HTTP %d: %q", kind, resp.StatusCode, text)
-	}
-	switch code := resp.StatusCode; {
-	case code == http.StatusTooManyRequests:
-		return &attemptError{err: err(ErrOverloaded), retryAfter: retryAfter(resp, now)}
-	case code == http.StatusRequestTimeout, code >= 500:
-		return &attemptError{err: err(ErrUnavailable), retryAfter: retryAfter(resp, now)}
-	case code == http.StatusBadRequest, code == http.StatusRequestEntityTooLarge,
-		code == http.StatusUnprocessableEntity:
-		return err(ErrRejected)
-	default:
-		return err(ErrUnavailable)
-	}
-}
-
-// retryAfter reads the header in either form (RFC 9110, Section 10.2.3). The
-// caller waits only if the wait fits into its deadline, so an absurd value costs
-// the second attempt and nothing more.
-func retryAfter(resp *http.Response, now time.Time) time.Duration {
-	value := resp.Header.Get("Retry-After")
-	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	if at, err := http.ParseTime(value); err == nil {
-		return max(0, at.Sub(now))
-	}
-	return 0
+	return resp.StatusCode, resp.Header, answer, nil
 }

@@ -16,6 +16,9 @@ const maxTimestamp = 253402300799999
 // extensionLeafIndex is the extension_type of static-ct-api's leaf_index.
 const extensionLeafIndex = 0
 
+// leafIndexSize is that of an extension list with a leaf_index alone.
+const leafIndexSize = 8
+
 // SCT is a signed certificate timestamp.
 type SCT struct {
 	// Log is the configured name of the log that gave it; it is not signed.

@@ -128,6 +128,8 @@ func TestVerifySCTRefuses(t *testing.T) {
 	stolen := other.sign(t, s, now, leafIndex7)
 	stolen.LogID = good.LogID
 	for name, sct := range map[string]ctlog.SCT{
+		"an unknown extension":  l.sign(t, s, now, []byte{7, 0, 1, 0xff}),
+		"one more extension":    l.sign(t, s, now, append([]byte{7, 0, 0}, leafIndex7...)),
 		"another log":           other.sign(t, s, now, leafIndex7),
 		"another key":           stolen,
 		"another id":            with(func(s *ctlog.SCT) { s.LogID[0] ^= 1 }),
