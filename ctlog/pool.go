@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,36 +15,53 @@ import (
 // PoolConfig lists the logs of a pool.
 type PoolConfig struct {
 	// Logs in the order of preference. At least one; each with a public key, a
-	// name and an id of its own.
+	// name and an id of its own. One that is a [Prober] is probed when it rests.
 	Logs []Log
-	// FailoverAfter bounds the time given to each log but the last, so that a
-	// log that hangs leaves time for the next. Default 1.5 s.
-	FailoverAfter time.Duration
-	// Rest is how long a log that failed is passed over. Default 1 s.
-	Rest time.Duration
+	// Timeout bounds a submission, whatever the number of logs that it is sent to.
+	// Default 2.5 s, which leaves the rest of a request's four seconds to the CA.
+	Timeout time.Duration
 	// Registerer receives the metrics; nil means none.
 	Registerer prometheus.Registerer
-	// Logger hears when a log starts to fail and when it recovers; nil discards.
+	// Logger hears when a log starts to rest and when it has recovered; nil
+	// discards.
 	Logger *slog.Logger
-	// Clock measures the rest. Default time.Now.
+	// Clock measures the rests. Default time.Now.
 	Clock func() time.Time
+}
+
+// Prober is a log that can tell whether it is well without a submission.
+//
+// Probe asks it. It honours ctx. That it returns nil is a hint and no promise.
+type Prober interface {
+	Probe(ctx context.Context) error
 }
 
 // Pool submits to the first log that can take a submission and fails over to the
 // next in the order written. It gives exactly one SCT.
+//
+// Each log has a breaker, which keeps submissions from a log that fails: after
+// five failures in a row, or one invalid SCT, the log rests, and Ready says so
+// before a signature is wasted. A log that takes nothing for now, or that
+// refuses one submission, is passed over and does not rest.
 type Pool struct {
-	members       []*member
-	failoverAfter time.Duration
-	logger        *slog.Logger
-	clock         func() time.Time
-	seconds       *prometheus.HistogramVec
-	ready         *prometheus.GaugeVec
+	members []*member
+	timeout time.Duration
+	logger  *slog.Logger
+	clock   func() time.Time
+	metrics *poolMetrics
+
+	// Probes of resting logs run until stop is closed; mu guards closed, after
+	// which none begins.
+	mu      sync.Mutex
+	closed  bool
+	stop    chan struct{}
+	probing sync.WaitGroup
 }
 
 // member is one log with what the pool knows of its health.
 type member struct {
 	Log
-	health health
+	breaker breaker
 }
 
 // NewPool checks the logs; it does not contact them.
@@ -51,14 +69,11 @@ func NewPool(c PoolConfig) (*Pool, error) {
 	if len(c.Logs) == 0 {
 		return nil, errors.New("ctlog: a pool needs at least one log")
 	}
-	if c.FailoverAfter < 0 || c.Rest < 0 {
-		return nil, errors.New("ctlog: negative duration in the pool's configuration")
+	if c.Timeout < 0 {
+		return nil, errors.New("ctlog: negative timeout in the pool's configuration")
 	}
-	if c.FailoverAfter == 0 {
-		c.FailoverAfter = 1500 * time.Millisecond
-	}
-	if c.Rest == 0 {
-		c.Rest = time.Second
+	if c.Timeout == 0 {
+		c.Timeout = defaultTimeout
 	}
 	if c.Clock == nil {
 		c.Clock = time.Now
@@ -66,7 +81,7 @@ func NewPool(c PoolConfig) (*Pool, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
-	p := &Pool{failoverAfter: c.FailoverAfter, logger: c.Logger, clock: c.Clock}
+	p := &Pool{timeout: c.Timeout, logger: c.Logger, clock: c.Clock, metrics: newPoolMetrics(), stop: make(chan struct{})}
 	names, ids := map[string]bool{}, map[[32]byte]string{}
 	for _, l := range c.Logs {
 		if l == nil || l.Name() == "" {
@@ -83,43 +98,37 @@ func NewPool(c PoolConfig) (*Pool, error) {
 			return nil, fmt.Errorf("ctlog: logs %q and %q have one key", other, l.Name())
 		}
 		names[l.Name()], ids[id] = true, l.Name()
-		p.members = append(p.members, &member{Log: l, health: health{rest: c.Rest}})
+		p.members = append(p.members, &member{Log: l, breaker: breaker{state: p.metrics.of(l.Name())}})
 	}
-	if err := p.register(c.Registerer); err != nil {
+	if err := p.metrics.register(c.Registerer); err != nil {
 		return nil, err
 	}
 	return p, nil
 }
 
-func (p *Pool) register(r prometheus.Registerer) error {
-	p.seconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "mayfly_ctlog_submit_seconds",
-		Help: "Time one log took over one submission, by its result; more in results other than " +
-			"\"ok\" means that certificates were delayed or refused for want of an SCT.",
-		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5},
-	}, []string{"log", "result"})
-	p.ready = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "mayfly_ctlog_ready",
-		Help: "1 if the log's last submission did not make the pool pass it over; an increase is a recovery.",
-	}, []string{"log"})
+// Close ends the probes of logs that rest, waits for them, and closes the
+// connections that nobody uses. Submissions under way, and even new ones, go on;
+// what ends a log's rest then is the time alone.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	if !p.closed {
+		p.closed = true
+		close(p.stop)
+	}
+	p.mu.Unlock()
+	p.probing.Wait()
 	for _, m := range p.members {
-		p.ready.WithLabelValues(m.Name()).Set(1)
-	}
-	if r == nil {
-		return nil
-	}
-	for _, c := range []prometheus.Collector{p.seconds, p.ready} {
-		if err := r.Register(c); err != nil {
-			return fmt.Errorf("ctlog: registering metrics: %w", err)
+		if l, ok := m.Log.(interface{ CloseIdleConnections() }); ok {
+			l.CloseIdleConnections()
 		}
 	}
-	return nil
 }
 
 // Ready returns nil if a submission would be sent to some log now, and otherwise
-// why each log would be passed over.
+// an [*Outage] with the reason why each log would be passed over.
 func (p *Pool) Ready() error {
 	now := p.clock()
+	outage := &Outage{}
 	var reasons []error
 	for _, m := range p.members {
 		err := m.usable(now)
@@ -127,94 +136,159 @@ func (p *Pool) Ready() error {
 			return nil
 		}
 		reasons = append(reasons, err)
+		if resting, ok := errors.AsType[*restingError](err); ok {
+			outage.sooner(resting.wait)
+		}
 	}
-	return fmt.Errorf("no log is ready: %w", errors.Join(reasons...))
+	outage.Err = errors.Join(reasons...)
+	return outage
 }
 
 // Submit asks the logs in order until one gives a valid SCT. Logs that are not
-// ready, or failed a moment ago, are not asked. The error wraps those of all
-// logs, so several sentinels may match it.
+// ready, or that rest, are not asked. The error is an [*Outage] that wraps those
+// of all logs, so several sentinels may match it.
 func (p *Pool) Submit(ctx context.Context, s Submission) (SCT, error) {
-	var reasons []error
-	for i, m := range p.members {
-		if err := ctx.Err(); err != nil {
-			reasons = append(reasons, context.Cause(ctx))
-			break
-		}
-		if err := m.usable(p.clock()); err != nil {
-			reasons = append(reasons, err)
-			continue
-		}
-		sct, err := p.ask(ctx, m, s, i == len(p.members)-1)
-		if err == nil {
-			return sct, nil
-		}
-		reasons = append(reasons, err)
+	bounded, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	r := &round{pool: p, submission: s}
+	r.ask(bounded, ctx, p.members)
+	if r.sct == nil && len(r.trials) > 0 {
+		// The caller was told that some log was ready and has used the CA key. It is
+		// better to wait for what another submission finds out than to waste that.
+		r.ask(bounded, ctx, r.await(bounded))
 	}
-	return SCT{}, fmt.Errorf("no log gave an SCT: %w", errors.Join(reasons...))
+	if r.sct == nil {
+		r.outage.Err = errors.Join(r.reasons...)
+		return SCT{}, &r.outage
+	}
+	return *r.sct, nil
 }
 
-func (p *Pool) ask(ctx context.Context, m *member, s Submission, last bool) (SCT, error) {
+// round is one submission on its way through the logs.
+type round struct {
+	pool       *Pool
+	submission Submission
+	sct        *SCT
+	reasons    []error
+	outage     Outage
+	trials     []trial
+}
+
+// trial is a log that another submission is trying.
+type trial struct {
+	*member
+	over <-chan struct{}
+}
+
+// ask sends the submission to the members in order, until one gives an SCT. The
+// caller's context ends when whoever submits goes away, and ctx also when the
+// pool's own time is over.
+func (r *round) ask(ctx, caller context.Context, members []*member) {
+	for i, m := range members {
+		if ctx.Err() != nil {
+			r.reasons = append(r.reasons, context.Cause(ctx))
+			return
+		}
+		pass, err := m.admit(r.pool.clock())
+		if err == nil {
+			var sct SCT
+			sct, err = r.pool.ask(ctx, caller, m, pass, r.submission, members[i+1:])
+			if err == nil {
+				r.pool.metrics.winner.WithLabelValues(m.Name()).Inc()
+				r.sct = &sct
+				return
+			}
+		}
+		r.reasons = append(r.reasons, err)
+		if resting, ok := errors.AsType[*restingError](err); ok {
+			r.outage.sooner(resting.wait)
+			if resting.trial != nil {
+				r.trials = append(r.trials, trial{m, resting.trial})
+			}
+		} else if failure, ok := errors.AsType[*attemptError](err); ok {
+			r.outage.sooner(min(failure.retryAfter, maxRest))
+		}
+	}
+}
+
+// await waits until the first trial is over and returns its log.
+func (r *round) await(ctx context.Context) []*member {
+	first := r.trials[0]
+	select {
+	case <-first.over:
+	case <-ctx.Done():
+	}
+	return []*member{first.member}
+}
+
+// ask sends the submission to one log, in its fair part of the time: those that
+// could still be asked have a part each.
+func (p *Pool) ask(ctx, caller context.Context, m *member, leave pass, s Submission, others []*member) (SCT, error) {
+	start := p.clock()
+	verdict, why := unclear, error(nil)
+	defer func() { p.report(m, leave, verdict, why) }() // whatever happens, a trial is over
+	parts := 1
+	for _, o := range others {
+		if o.usable(start) == nil {
+			parts++
+		}
+	}
 	bounded := ctx
-	if !last {
+	if deadline, ok := ctx.Deadline(); ok && parts > 1 {
 		var cancel context.CancelFunc
-		bounded, cancel = context.WithTimeout(ctx, p.failoverAfter)
+		bounded, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(parts))
 		defer cancel()
 	}
-	start := p.clock()
 	sct, err := m.Submit(bounded, s)
 	took := p.clock().Sub(start)
 	if err == nil && sct.LogID != m.ID() {
-		err = fmt.Errorf("%w: log %q answered with the id of another", ErrBadSCT, m.Name())
+		err = badSCT(reasonLogID, "log %q answered with the id of another", m.Name())
 	}
-	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
-		err = fmt.Errorf("%w: log %q gave no answer in %s: %w", ErrUnavailable, m.Name(), p.failoverAfter, err)
+	if err != nil && caller.Err() == nil && bounded.Err() != nil {
+		err = fmt.Errorf("%w: log %q gave no answer in %s: %w", ErrUnavailable, m.Name(), took.Round(time.Millisecond), err)
 	}
-	p.seconds.WithLabelValues(m.Name(), result(err)).Observe(took.Seconds())
-	switch {
-	case err == nil:
-		if m.health.ok() {
-			p.logger.Info("transparency log recovered", "log", m.Name())
-		}
-		p.ready.WithLabelValues(m.Name()).Set(1)
-	case blames(ctx, err, took):
-		if m.health.failed(p.clock(), err) {
-			p.logger.Warn("transparency log failed", "log", m.Name(), "err", err)
-		}
-		p.ready.WithLabelValues(m.Name()).Set(0)
+	p.metrics.seconds.WithLabelValues(m.Name(), result(err)).Observe(took.Seconds())
+	if verdict, why = judge(bounded, caller, err, took), err; verdict == lied {
+		reason := reasonOf(err)
+		p.metrics.lies.WithLabelValues(m.Name(), reason).Inc()
+		p.logger.Error("transparency log gave an invalid SCT", "log", m.Name(), "reason", reason, "err", err)
 	}
-	if err != nil {
-		return SCT{}, err
-	}
-	return sct, nil
+	return sct, err
 }
 
-// blames says whether err tells something about the log. A refused submission
-// does not: a caller could then silence the log by asking for odd certificates.
-// Nor does a caller who went away; but one whose time ran out while the log had
-// a fair share of it does.
-func blames(ctx context.Context, err error, took time.Duration) bool {
-	const fairShare = 500 * time.Millisecond
-	if ctx.Err() != nil {
-		return errors.Is(ctx.Err(), context.DeadlineExceeded) && took >= fairShare
-	}
-	return !errors.Is(err, ErrRejected)
-}
-
-func result(err error) string {
+// judge says what the result of a submission tells about the log. That it has no
+// room now, or refused one submission, says nothing: a caller could otherwise
+// silence the log by asking for odd certificates. Nor does a caller who went
+// away; but that the time ran out does, if the log had a fair share of it.
+func judge(bounded, caller context.Context, err error, took time.Duration) verdict {
+	const fairShare = 250 * time.Millisecond
 	switch {
 	case err == nil:
-		return "ok"
-	case errors.Is(err, context.Canceled):
-		return "canceled"
+		return worked
 	case errors.Is(err, ErrBadSCT):
-		return "bad_sct"
-	case errors.Is(err, ErrRejected):
-		return "rejected"
-	case errors.Is(err, ErrOverloaded):
-		return "overloaded"
-	default:
-		return "unavailable"
+		return lied
+	case errors.Is(caller.Err(), context.Canceled):
+		return unclear
+	case bounded.Err() != nil && took < fairShare:
+		return unclear
+	case bounded.Err() == nil && (errors.Is(err, ErrRejected) || errors.Is(err, ErrOverloaded)):
+		return unclear
+	}
+	return failed
+}
+
+// report tells the breaker, and whoever watches when it changes.
+func (p *Pool) report(m *member, leave pass, v verdict, err error) {
+	opened, closed := m.breaker.report(leave, v, err, p.clock())
+	if closed {
+		p.logger.Info("transparency log recovered", "log", m.Name())
+	}
+	if opened {
+		rest := m.breaker.rest(p.clock())
+		p.logger.Warn("transparency log is passed over", "log", m.Name(), "rest", rest, "err", err)
+		if prober, ok := m.Log.(Prober); ok {
+			p.probe(m, prober)
+		}
 	}
 }
 
@@ -222,8 +296,19 @@ func (m *member) usable(now time.Time) error {
 	if err := m.Ready(); err != nil {
 		return fmt.Errorf("log %q: %w", m.Name(), err)
 	}
-	if err := m.health.resting(now); err != nil {
-		return fmt.Errorf("log %q failed a moment ago: %w", m.Name(), err)
+	if err := m.breaker.check(now); err != nil {
+		return fmt.Errorf("log %q: %w", m.Name(), err)
 	}
 	return nil
+}
+
+func (m *member) admit(now time.Time) (pass, error) {
+	if err := m.Ready(); err != nil {
+		return pass{}, fmt.Errorf("log %q: %w", m.Name(), err)
+	}
+	leave, err := m.breaker.admit(now)
+	if err != nil {
+		return pass{}, fmt.Errorf("log %q: %w", m.Name(), err)
+	}
+	return leave, nil
 }
