@@ -161,7 +161,7 @@ func TestKillNineLosesNothingThatWasAcknowledged(t *testing.T) {
 	for round := range rounds {
 		enough := 1 + rand.IntN(250)
 		if round%4 == 3 {
-			enough *= 10 // past publications, tiles and segments
+			enough *= 4 // past publications, tiles and segments
 		}
 		runAndKill(t, dir, c.CheckpointRecord, enough, acked)
 		l := openLog(t, c)
