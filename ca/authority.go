@@ -303,6 +303,9 @@ func (a *Authority) ready(chain *Chain, r Request) error {
 	}
 	if a.log != nil {
 		if err := a.log.Ready(); err != nil {
+			if r, ok := errors.AsType[*Refusal](err); ok {
+				return r
+			}
 			return Refuse(KindUnavailable, ReasonLogFailed, "%w", err)
 		}
 	}

@@ -205,6 +205,17 @@ func TestIssueAsksEverybodyBeforeItSigns(t *testing.T) {
 	}
 }
 
+// Only the log knows when asking it again makes sense.
+func TestIssueTellsWhenTheLogMayBeAskedAgain(t *testing.T) {
+	a := newTestAuthority(t, nil)
+	a.log.ready = &Refusal{Kind: KindUnavailable, Reason: ReasonLogFailed, RetryAfter: 7 * time.Second}
+	_, err := a.Issue(t.Context(), testRequest(t, p256(t)))
+	wantRefusal(t, err, KindUnavailable, ReasonLogFailed)
+	if got := AsRefusal(err).RetryAfter; got != 7*time.Second {
+		t.Errorf("retry after %v, want 7s", got)
+	}
+}
+
 func TestIssueNeverReleasesABrokenSignature(t *testing.T) {
 	for n := 1; n <= 2; n++ {
 		a := newTestAuthority(t, nil)

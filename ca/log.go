@@ -10,7 +10,8 @@ import (
 // Submit returns one SCT whose signature was verified over exactly this
 // submission, or an error; it honours ctx, never retries for longer than its own
 // bound, and may be called concurrently. Ready reports, without I/O, why a
-// submission would be turned away now; it is asked before the CA key is used.
+// submission would be turned away now; it is asked before the CA key is used. An
+// error of either may be a [Refusal], which then reaches the client as it is.
 type Log interface {
 	Submit(ctx context.Context, s Submission) (SCT, error)
 	Ready() error
