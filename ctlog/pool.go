@@ -239,9 +239,11 @@ func (p *Pool) ask(ctx, caller context.Context, m *member, leave pass, s Submiss
 		bounded, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(parts))
 		defer cancel()
 	}
+	// The id of a log with shards changes when the next one takes over.
+	before := m.ID()
 	sct, err := m.Submit(bounded, s)
 	took := p.clock().Sub(start)
-	if err == nil && sct.LogID != m.ID() {
+	if err == nil && sct.LogID != before && sct.LogID != m.ID() {
 		err = badSCT(reasonLogID, "log %q answered with the id of another", m.Name())
 	}
 	if err != nil && caller.Err() == nil && bounded.Err() != nil {

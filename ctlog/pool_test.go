@@ -1,6 +1,7 @@
 package ctlog_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -17,13 +18,14 @@ import (
 type scripted struct {
 	name  string
 	id    byte
+	next  byte // the id after the first submission, if not 0
 	ready error
 	do    func(ctx context.Context) error
 	calls atomic.Int32
 }
 
 func (s *scripted) Name() string { return s.name }
-func (s *scripted) ID() [32]byte { return [32]byte{s.id} }
+func (s *scripted) ID() [32]byte { return [32]byte{cmp.Or(s.next, s.id)} }
 func (s *scripted) Ready() error { return s.ready }
 func (s *scripted) asked() int   { return int(s.calls.Load()) }
 func (s *scripted) Submit(ctx context.Context, _ ctlog.Submission) (ctlog.SCT, error) {
@@ -33,7 +35,7 @@ func (s *scripted) Submit(ctx context.Context, _ ctlog.Submission) (ctlog.SCT, e
 			return ctlog.SCT{}, err
 		}
 	}
-	return ctlog.SCT{Log: s.name, LogID: s.ID()}, nil
+	return ctlog.SCT{Log: s.name, LogID: [32]byte{s.id}}, nil
 }
 
 func fails(err error) func(context.Context) error { return func(context.Context) error { return err } }
@@ -136,6 +138,18 @@ func TestPoolRefusesTheSCTOfAnotherLog(t *testing.T) {
 	liar := &liar{scripted: scripted{name: "a", id: 1}}
 	if sct, err := newPool(t, liar).Submit(t.Context(), ctlog.Submission{}); !errors.Is(err, ctlog.ErrBadSCT) {
 		t.Fatalf("got %+v, %v; want ErrBadSCT", sct, err)
+	}
+}
+
+// The id of a log with shards is that of the shard whose time it is.
+func TestPoolTakesTheSCTOfAShardWhoseTimeEndsMeanwhile(t *testing.T) {
+	a := &scripted{name: "a", id: 1}
+	a.do = func(context.Context) error {
+		a.next = 2
+		return nil
+	}
+	if _, err := submit(t, newPool(t, a)); err != nil || a.ID() == [32]byte{1} {
+		t.Fatalf("Submit: %v, the log's id is now %x; want the SCT of the shard before", err, a.ID())
 	}
 }
 
