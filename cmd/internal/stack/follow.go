@@ -67,7 +67,7 @@ func followed(f *config.File) []string {
 	files := []string{f.Path}
 	for _, r := range config.References(f.Config) {
 		own := strings.HasPrefix(r.KeyPath, "listen.tls.") || strings.HasSuffix(r.KeyPath, ".client_certificate") ||
-			strings.HasSuffix(r.KeyPath, ".client_key") || strings.HasSuffix(r.KeyPath, ".bearer_token_file")
+			strings.HasSuffix(r.KeyPath, ".client_key") || strings.HasSuffix(r.KeyPath, "token_file")
 		if !own && !r.Library && !slices.Contains(files, r.Path) {
 			files = append(files, r.Path)
 		}

@@ -45,7 +45,9 @@ func (s *Stack) poolFor(p *plan, before *snapshot) (*pool, error) {
 			logs = append(logs, l)
 			continue
 		}
-		r, err := ctlog.NewRemote(p.remotes[c.Name])
+		remote := p.remotes[c.Name]
+		remote.Clock = s.options.Clock
+		r, err := ctlog.NewRemote(remote)
 		if err != nil {
 			return nil, fmt.Errorf("log %q: %w", c.Name, err)
 		}
@@ -72,7 +74,8 @@ func (p *plan) logLayer() [32]byte {
 			}
 		}
 		if r, ok := p.remotes[c.Name]; ok {
-			fmt.Fprintf(&text, "%q %x %x\n", r.URL, p.remoteKeys[c.Name], p.remoteRoots[c.Name])
+			fmt.Fprintf(&text, "%q %x %x %s\n", r.URL, p.remoteKeys[c.Name], p.remoteRoots[c.Name], r.Timeout)
+			fmt.Fprintf(&text, "%q %q %q %q\n", r.MonitoringURL, r.ClientCertFile, r.ClientKeyFile, r.TokenFile)
 		}
 	}
 	return sha256.Sum256(text.Bytes())
@@ -161,14 +164,25 @@ func LogPath(name string) string { return logRoot + "/" + name }
 // poolLog is a pool as package ca sees a log: ca knows nothing of ctlog.
 type poolLog struct{ pool *ctlog.Pool }
 
-func (p poolLog) Ready() error { return p.pool.Ready() }
+func (p poolLog) Ready() error { return whenToRetry(p.pool.Ready()) }
+
+// whenToRetry has the client told when the logs will be asked again.
+func whenToRetry(err error) error {
+	if o, ok := errors.AsType[*ctlog.Outage](err); ok {
+		return &ca.Refusal{Kind: ca.KindUnavailable, Reason: ca.ReasonLogFailed, RetryAfter: o.RetryAfter, Err: err}
+	}
+	return err
+}
 
 func (p poolLog) Submit(ctx context.Context, s ca.Submission) (ca.SCT, error) {
 	sct, err := p.pool.Submit(ctx, ctlog.Submission{
 		Precertificate: s.Precertificate, Issuers: s.Issuers, TBS: s.TBS, IssuerKeyHash: s.IssuerKeyHash,
 	})
+	if ctx.Err() != nil && err != nil {
+		return ca.SCT{}, err // the request's own time is over, or the client is gone
+	}
 	if err != nil {
-		return ca.SCT{}, err
+		return ca.SCT{}, whenToRetry(err)
 	}
 	tls, err := sct.MarshalTLS()
 	if err != nil {

@@ -223,11 +223,18 @@ func (p *plan) planLogs() {
 			p.bad(path+".remote.public_key", "%v", err)
 			continue
 		}
-		r := ctlog.RemoteConfig{Name: c.Name, URL: c.Remote.URL, PublicKey: key, RootCAs: p.roots(path+".remote.ca_file", c.Remote.CAFile)}
+		r := ctlog.RemoteConfig{
+			Name: c.Name, URL: c.Remote.URL, MonitoringURL: c.Remote.MonitoringURL, PublicKey: key, Timeout: c.Remote.Timeout,
+			RootCAs:        p.roots(path+".remote.ca_file", c.Remote.CAFile),
+			ClientCertFile: c.Remote.ClientCertificate, ClientKeyFile: c.Remote.ClientKey, TokenFile: c.Remote.TokenFile,
+		}
 		remote, err := ctlog.NewRemote(r)
 		if err != nil {
 			p.bad(path+".remote", "%v", err)
 			continue
+		}
+		if err := remote.CheckCredentials(); err != nil {
+			p.bad(path+".remote", "%v", err)
 		}
 		p.remotes[c.Name], p.remoteKeys[c.Name] = r, remote.PublicKey()
 		if c.Remote.CAFile != "" {

@@ -186,6 +186,9 @@ func (s *Stack) retire(n *snapshot) {
 			s.logger.Error("a request of an old configuration does not end; its keys are closed", "config_digest", fmt.Sprintf("%x", n.file.Digest))
 		}
 		n.close()
+		if n.log != nil && s.current.Load().log != n.log {
+			n.log.Close()
+		}
 	})
 }
 

@@ -265,6 +265,9 @@ func (s *Stack) Close() error {
 		if n := s.current.Load(); n != nil {
 			n.verifier.stop()
 			n.close()
+			if n.log != nil {
+				n.log.Close()
+			}
 		}
 		if s.journal != nil {
 			errs = append(errs, bounded(s.journal.Close))
