@@ -70,8 +70,14 @@ if [ "$(node -p 'process.versions.node.split(".")[0] >= 20')" != true ]; then
   exit 1
 fi
 
-stage "looking for go and a C compiler"
-../.ci/prerequisites
+stage "looking for what validates certificates beside openssl"
+need certtool gnutls-bin
+need vfychain libnss3-tools
+# The validator in Java is one source file, which only a JDK runs.
+need javac openjdk-17-jdk-headless
+
+stage "looking for go, a C compiler and SoftHSM"
+../.ci/prerequisites softhsm2
 
 stage "building mayfly"
 (cd .. && "$go" build -o bin/mayfly ./cmd/mayfly)
@@ -103,10 +109,12 @@ stage "running the tests"
 
 # Only in a whole run: flags are for picking tests.
 if [ $# = 0 ]; then
-  stage "pasting docs/getting-started.md"
   mkdir -p "$cache/path"
   ln -sf "$E2E_COSIGN3" "$cache/path/cosign"
-  PATH="$cache/path:$PATH" ../.ci/guide docs/getting-started.md
+  for guide in docs/getting-started.md docs/hsm.md; do
+    stage "pasting $guide"
+    PATH="$cache/path:$PATH" ../.ci/guide "$guide"
+  done
 fi
 
 stage "done"
