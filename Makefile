@@ -98,7 +98,7 @@ e2e: build ## real clients against the real service
 	cd e2e && ./run.sh
 
 .PHONY: e2e-full
-e2e-full: build ## the end-to-end tests that take long to prepare: Active Directory, Kubernetes
+e2e-full: build ## the end-to-end tests that take long to prepare: Active Directory, Kubernetes, CTFE
 	cd e2e && E2E_DIRECTORY=1 ./run.sh -tags directory -run ActiveDirectory
 	e2e/full/run.sh
 
