@@ -19,6 +19,9 @@ func (t *Token) establish(epoch uint64, refs []*keyRef) (*connection, error) {
 	if err := checkPINState(p.info.Flags); err != nil {
 		return nil, err
 	}
+	t.mu.Lock()
+	t.found = p.uri().String()
+	t.mu.Unlock()
 	if p.info.Flags&p11.CKF_USER_PIN_COUNT_LOW != 0 {
 		t.log.Warn("somebody gave a wrong PIN to the token since the last login")
 	}

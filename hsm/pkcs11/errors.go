@@ -140,6 +140,11 @@ func classify(err error) class {
 	return c
 }
 
+// RefusedPIN reports whether err, of opening a token or of its Ready, means that
+// the token refused the PIN, or that none was given to it because of the state it
+// is in. Such a token is not tried again by itself; it can be opened anew.
+func RefusedPIN(err error) bool { return err != nil && classify(err) == classFatal }
+
 // broken reports whether an error of this class ends the connection.
 func (c class) broken() bool {
 	switch c {

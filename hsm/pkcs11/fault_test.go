@@ -205,6 +205,7 @@ func TestRefusedPINIsNotTriedAgain(t *testing.T) {
 			t.Errorf("%v: %d logins to open the token, want 1", what, n)
 		}
 		m.Reset()
+		b.writePIN(faultmodule.PIN) // says that it is worth another attempt
 		key := b.open(b.token(b.config(m, labels[i])))
 		m.Delay("Sign", pace)
 		s := b.storm(key)

@@ -366,9 +366,11 @@ func (t *Token) login(s p11.SessionHandle, user uint) error {
 		return err
 	}
 	defer clear(pin)
-	err = t.module.api.Login(s, user, unsafe.String(&pin[0], len(pin))) //nolint:gosec // see above: it cannot be cleared as a string
-	if err != nil && !errors.Is(err, p11.Error(p11.CKR_USER_ALREADY_LOGGED_IN)) {
-		return fmt.Errorf("logging in: %w", &callError{"C_Login", err})
-	}
-	return nil
+	return t.module.pins.try(t.located(), t.cfg.PINFile, pin, func() error {
+		err := t.module.api.Login(s, user, unsafe.String(&pin[0], len(pin))) //nolint:gosec // see above: it cannot be cleared as a string
+		if err != nil && !errors.Is(err, p11.Error(p11.CKR_USER_ALREADY_LOGGED_IN)) {
+			return fmt.Errorf("logging in: %w", &callError{"C_Login", err})
+		}
+		return nil
+	})
 }

@@ -49,6 +49,8 @@ var errRenewing = errors.New("the PKCS#11 library is being initialised")
 type module struct {
 	path string
 	api  api
+	// pins outlives the tokens, as the module does.
+	pins *pins
 
 	// turn is held by whoever initialises.
 	turn chan struct{}
@@ -104,7 +106,7 @@ func openModule(path string) (*module, error) {
 }
 
 func newModule(path string, a api) *module {
-	return &module{path: path, api: a, turn: make(chan struct{}, 1)}
+	return &module{path: path, api: a, pins: newPINs(), turn: make(chan struct{}, 1)}
 }
 
 // current returns the epoch, initialising the library if nobody has yet.

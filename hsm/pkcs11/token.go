@@ -81,6 +81,8 @@ type Token struct {
 	refs map[*keyRef]bool
 	// identity is what the last token said about itself.
 	identity URI
+	// found is the token that the last attempt to connect came upon.
+	found string
 	// leftovers are sessions of broken connections, to be closed.
 	leftovers []leftover
 	// healed is closed, and made anew, after each attempt to connect.
@@ -181,6 +183,13 @@ func (c TokenConfig) want() (URI, error) {
 		return URI{}, errors.New("the URI says nothing about the token: give its token and serial attributes")
 	}
 	return u, nil
+}
+
+// located names the token that was found last, for what is remembered of its PIN.
+func (t *Token) located() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.found
 }
 
 // Ready reports, without I/O, why the token would sign nothing now.

@@ -24,8 +24,10 @@ import (
 // Tokens are the PKCS#11 tokens of a process. Each is opened for the first key on
 // it, shared by all keys on it, those of the next configuration included, and
 // closed with the last of them. So a reload logs in to nothing that it has
-// already. Only a token that is not ready and whose PIN file has changed since it
-// was opened is opened anew: one that refused its PIN tries none by itself.
+// already. Only a token that is not ready is opened anew: when its PIN file was
+// written since it was opened, or when it refused the PIN, since such a token
+// tries none by itself and may have been unlocked. Package pkcs11 sees to it that
+// no PIN that was refused is tried again.
 type Tokens struct {
 	// Logger, Registerer and Clock go to every token; each may be nil.
 	Logger     *slog.Logger
@@ -47,6 +49,8 @@ type tokenID struct {
 	entry   config.Token
 	written time.Time
 	size    int64
+	// again tells tokens that were opened anew with the same file.
+	again int
 }
 
 func newTokenID(c config.Token) tokenID {
@@ -103,9 +107,16 @@ func (t *Tokens) Key(ctx context.Context, f *config.File, name string, k config.
 func (t *Tokens) identify(c config.Token) tokenID {
 	now := newTokenID(c)
 	for id, shared := range t.open {
-		if id.entry == c && (id == now || shared.Ready() == nil) {
+		if id.entry != c {
+			continue
+		}
+		same := id.written.Equal(now.written) && id.size == now.size
+		if err := shared.Ready(); err == nil || same && !pkcs11.RefusedPIN(err) {
 			return id
 		}
+	}
+	for t.open[now] != nil {
+		now.again++
 	}
 	return now
 }
