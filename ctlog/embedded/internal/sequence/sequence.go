@@ -129,12 +129,18 @@ func Open(c Config, replay func(Group) error) (*File, error) {
 		return nil, fmt.Errorf("segments of %d bytes, want %d to %d", c.SegmentBytes, block+groupSize(MaxPayload), maxSegment)
 	}
 	f := &File{config: c}
-	found, err := f.list()
+	outdated, found, err := f.list()
 	if err != nil {
 		return nil, err
 	}
 	if err := f.replay(found, replay); err != nil {
 		return nil, err
+	}
+	// Not before all that is left was read: if it could not be, nothing is gone.
+	for _, s := range outdated {
+		if err := f.config.FS.Remove(s.path); err != nil {
+			return nil, fmt.Errorf("removing a segment of the sequence file: %w", err)
+		}
 	}
 	if err := f.begin(); err != nil {
 		return nil, fmt.Errorf("beginning a segment of the sequence file: %w", err)
@@ -142,34 +148,33 @@ func Open(c Config, replay func(Group) error) (*File, error) {
 	return f, nil
 }
 
-// list finds the segments that matter, in order, and removes those that do not:
-// a removal is not synced, so a crash can bring one back.
-func (f *File) list() ([]segment, error) {
+// list finds the segments in order: those that do not matter any more, for a
+// removal is not synced and a crash can bring one back, and those that do.
+func (f *File) list() (outdated, found []segment, err error) {
 	entries, err := os.ReadDir(f.config.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the sequence file is gone, and with it entries that were promised: "+
+		return nil, nil, fmt.Errorf("the sequence file is gone, and with it entries that were promised: "+
 			"put %s back as it was, or retire this log: %w", f.config.Dir, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading sequence file: %w", err)
+		return nil, nil, fmt.Errorf("reading sequence file: %w", err)
 	}
-	var found []segment
 	for _, e := range entries {
 		path := filepath.Join(f.config.Dir, e.Name())
 		switch {
 		case e.Name() == tempName, e.Name() == spareName:
 			// A spare is soon made, and this one may have another size.
 			if err := f.config.FS.Remove(path); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		case segmentPattern.MatchString(e.Name()):
 			first, err := strconv.ParseUint(e.Name()[:20], 10, 64)
 			if err != nil {
-				return nil, fmt.Errorf("reading sequence file: %w", err)
+				return nil, nil, fmt.Errorf("reading sequence file: %w", err)
 			}
 			found = append(found, segment{path: path, first: first})
 		default:
-			return nil, fmt.Errorf("%s does not belong into the sequence file", path)
+			return nil, nil, fmt.Errorf("%s does not belong into the sequence file", path)
 		}
 	}
 	// Names of equal length: ReadDir has sorted them.
@@ -180,16 +185,11 @@ func (f *File) list() ([]segment, error) {
 		}
 	}
 	if begin < 0 {
-		return nil, fmt.Errorf("the sequence file has no segment from entry %d or before, where the published tree ends: "+
+		return nil, nil, fmt.Errorf("the sequence file has no segment from entry %d or before, where the published tree ends: "+
 			"entries that were promised are missing; put the segment back into %s, or retire this log",
 			f.config.Published, f.config.Dir)
 	}
-	for _, s := range found[:begin] {
-		if err := f.config.FS.Remove(s.path); err != nil {
-			return nil, err
-		}
-	}
-	return found[begin:], nil
+	return found[:begin], found[begin:], nil
 }
 
 func (f *File) replay(found []segment, replay func(Group) error) error {
@@ -258,7 +258,11 @@ func (f *File) begin() error {
 	if err := file.Sync(); err != nil {
 		return errors.Join(err, file.Close())
 	}
+	// From here on a start may find the new segment, whatever is reported, and
+	// would take no group from the old one that is behind its beginning. So there is
+	// no more room in the old one: the next Append begins again.
 	f.spare = false
+	f.offset.Store(f.config.SegmentBytes)
 	if err := f.config.FS.Rename(spare, path); err != nil {
 		return errors.Join(err, file.Close())
 	}
