@@ -39,6 +39,7 @@ var mayImport = []struct {
 	{"oidc/...", []string{"oidc/...", "ca"}},
 	{"ctlog/embedded/...", []string{"ctlog/embedded/...", "ctlog"}},
 	{"ctlog/internal/...", []string{"ctlog/internal/...", "ctlog"}},
+	{"ctlog/logtest", nil},
 	{"ctlog", nil},
 	{"hsm/pkcs11/...", []string{"hsm/pkcs11/...", "hsm"}},
 	{"hsm/hsmtest", []string{"hsm"}},
