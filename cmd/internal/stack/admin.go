@@ -120,7 +120,7 @@ func AdminClient(socket string) *http.Client {
 }
 
 // adminHandler answers /v1/freeze (GET lists, POST freezes, DELETE thaws), POST
-// /v1/explain, POST /v1/reload and GET /v1/status.
+// /v1/explain, POST /v1/reload, GET /v1/status and GET /v1/logs.
 func (s *Stack) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/freeze", func(w http.ResponseWriter, _ *http.Request) {
@@ -132,6 +132,14 @@ func (s *Stack) adminHandler() http.Handler {
 	mux.HandleFunc("POST /v1/reload", s.adminReload)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		s.adminAnswer(w, http.StatusOK, s.Status())
+	})
+	mux.HandleFunc("GET /v1/logs", func(w http.ResponseWriter, r *http.Request) {
+		status, err := s.Logs(r.Context())
+		if err != nil {
+			s.adminAnswer(w, http.StatusConflict, adminError{err.Error()})
+			return
+		}
+		s.adminAnswer(w, http.StatusOK, status)
 	})
 	return http.MaxBytesHandler(mux, maxAdminBody)
 }

@@ -1,0 +1,91 @@
+package stack
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+)
+
+// EmbeddedLog is the index in logs of the log in the state directory, of which
+// there is at most one.
+func EmbeddedLog(f *config.File) (int, error) {
+	i := slices.IndexFunc(f.Logs.List, func(l config.Log) bool { return l.Embedded != nil })
+	if i < 0 {
+		return 0, errors.New("the configuration has no embedded log; add one under logs, such as: - {name: local, embedded: {}}")
+	}
+	return i, nil
+}
+
+// MakeShard makes a shard of the configuration's embedded log: its key, or what
+// belongs to the one that the configuration names, its origin and its empty tree.
+// The first shard has no suffix and no activation.
+func MakeShard(ctx context.Context, f *config.File, suffix string, activate time.Time) (_ Shard, err error) {
+	i, err := EmbeddedLog(f)
+	if err != nil {
+		return Shard{}, err
+	}
+	l := f.Logs.List[i]
+	public, err := url.Parse(f.PublicURL)
+	if err != nil {
+		return Shard{}, fmt.Errorf("reading public_url: %w", err)
+	}
+	name := l.Name
+	if suffix != "" {
+		name += "-" + suffix
+	}
+	c := embedded.InitConfig{
+		Dir: LogDir(f.State, name), Origin: strings.ToLower(public.Host) + public.Path + LogPath(name), Activate: activate,
+	}
+	if k := l.Embedded.Key; k != nil {
+		path := fmt.Sprintf("logs[%d].embedded.key", i)
+		key, err := OpenKey(ctx, f, path, *k, nil)
+		if err != nil {
+			return Shard{}, err
+		}
+		defer func() { err = errors.Join(err, key.Close()) }()
+		if err := unusedKey(f, l.Name, key); err != nil {
+			return Shard{}, fmt.Errorf("%s: %w", place(f, path), err)
+		}
+		c.Key = key
+		if c.KeyPlace, err = KeyPlace(k); err != nil {
+			return Shard{}, err
+		}
+	}
+	info, err := embedded.Init(ctx, c)
+	if err != nil {
+		return Shard{}, err
+	}
+	return Shard{Name: name, Dir: c.Dir, Info: info}, nil
+}
+
+// unusedKey refuses a key that has signed another tree: two trees under one key
+// are two stories of one log.
+func unusedKey(f *config.File, log string, key embedded.Signer) error {
+	if !exists(LogDir(f.State, log)) {
+		return nil
+	}
+	all, err := Shards(f.State, log)
+	if err != nil {
+		return err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return err
+	}
+	id := sha256.Sum256(spki)
+	for _, s := range all {
+		if s.Info.LogID == id {
+			return fmt.Errorf("this is the key of %s, and each shard needs one of its own: make another key, such as with mayfly hsm keygen, and name it here; %s remembers its own", s.Name, s.Name)
+		}
+	}
+	return nil
+}
