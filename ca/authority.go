@@ -29,7 +29,8 @@ type Config struct {
 	// Previous is the Authority that this one follows when the configuration is
 	// reloaded; nil at a start. New refuses chains that would sign sooner than
 	// their MinLead after this process has first published them, and to unpublish
-	// the one that signs. It only reads from Previous and keeps nothing of it.
+	// the one that signs. The clock is watched since Previous was first watching.
+	// It only reads from Previous and keeps nothing of it.
 	Previous *Authority
 	// Clock is the time; nil means time.Now.
 	Clock func() time.Time
@@ -73,6 +74,10 @@ func New(cfg Config) (*Authority, error) {
 		a.clock = time.Now
 	}
 	a.guard = clockGuard{a.clock()}
+	if cfg.Previous != nil {
+		// A reload is no start: a clock that was set before it is no better for it.
+		a.guard = cfg.Previous.guard
+	}
 	seen := map[string]bool{}
 	for _, c := range a.chains {
 		if seen[c.name] {
@@ -292,10 +297,7 @@ func (a *Authority) ready(chain *Chain, r Request) error {
 	if now.Round(0).Sub(r.Time.Round(0)).Abs() > maxClockJump {
 		return Refuse(KindUnavailable, ReasonClock, "the request was read at %v, and now it is %v", r.Time.UTC(), now.UTC())
 	}
-	if chain.signer == nil {
-		return Refuse(KindUnavailable, ReasonSignerFailed, "chain %q has no key", chain.name)
-	}
-	if err := chain.signer.Ready(); err != nil {
+	if err := chain.signerReady(); err != nil {
 		return Refuse(KindUnavailable, ReasonSignerFailed, "chain %q: %w", chain.name, err)
 	}
 	if err := a.recorder.Ready(); err != nil {

@@ -64,9 +64,7 @@ func (a *Authority) Ready() map[string]error {
 	ready["chain"] = err
 	if err == nil {
 		_, _, ready["chain"] = a.profiles[DefaultName].validity(now, chain)
-		if chain.signer != nil {
-			ready["signer"] = chain.signer.Ready()
-		}
+		ready["signer"] = chain.signerReady()
 	}
 	if a.log != nil {
 		ready["log"] = a.log.Ready()

@@ -273,6 +273,16 @@ func (c *Chain) issuing() *x509.Certificate { return c.certificates[0] }
 // retiredAt reports that the chain never signs again.
 func (c *Chain) retiredAt(now time.Time) bool { return !c.retire.IsZero() && !now.Before(c.retire) }
 
+// signerReady reports why the chain's key would not sign now. A chain that had
+// retired when it was made need not have one; should it sign after all, because
+// the clock was set back, it cannot.
+func (c *Chain) signerReady() error {
+	if c.signer == nil {
+		return errors.New("it has no key")
+	}
+	return c.signer.Ready()
+}
+
 func (c *Chain) published(now time.Time) bool { return !now.Before(c.publishFrom) }
 
 // signing returns the chain of the named authority that signs at now: the one

@@ -49,7 +49,7 @@ func (a *Authority) SelfTest(ctx context.Context) error {
 }
 
 func (a *Authority) selfTest(ctx context.Context, c *Chain, now time.Time) error {
-	if err := c.signer.Ready(); err != nil {
+	if err := c.signerReady(); err != nil {
 		return Refuse(KindUnavailable, ReasonSignerFailed, "%w", err)
 	}
 	key, err := rehearsalKey()

@@ -135,3 +135,36 @@ func TestJudgeSelfTestRefusesWhatIsOfUse(t *testing.T) {
 		t.Error("a real certificate passes as a self-test")
 	}
 }
+
+// A chain that had retired needs no key. If the clock was set back since, it signs
+// again by the clock, and must not take the service down.
+func TestSelfTestOfAChainWithoutAKey(t *testing.T) {
+	var chain *Chain
+	a := newTestAuthority(t, func(c *Config) {
+		p := newPKI(t, p256(t), nil)
+		var err error
+		chain, err = NewChain(ChainConfig{
+			Name: "corp", Certificates: []*x509.Certificate{p.intermediate, p.root}, Retire: testTime.Add(-time.Second),
+		}, testTime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Chains = []*Chain{chain}
+	})
+	a.now = testTime.Add(-2 * time.Second)
+	wantRefusal(t, errors.Unwrap(firstOf(a.SelfTest(t.Context()))), KindUnavailable, ReasonSignerFailed)
+	if _, err := a.Issue(t.Context(), testRequest(t, p256(t))); err == nil {
+		t.Error("a chain without a key issued")
+	}
+	if ready := a.Ready(); ready["signer"] == nil {
+		t.Errorf("Ready() = %v, want that the signer is not", ready)
+	}
+}
+
+// firstOf is the first of joined errors.
+func firstOf(err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // it is about the outermost
+		return joined.Unwrap()[0]
+	}
+	return err
+}

@@ -60,7 +60,7 @@ func (s *Stack) newSnapshot(p *plan, before *snapshot) (*snapshot, error) {
 	n.public.Release = n.pins.release
 	n.public.Hosts, n.public.Prefixes = map[string]*server.Snapshot{}, map[string]*server.Snapshot{}
 	for _, a := range p.file.Authorities {
-		authority, err := s.issuing(n, a.Name, nil)
+		authority, err := s.issuing(n, a.Name, previous)
 		if err != nil {
 			return nil, err
 		}
