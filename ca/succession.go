@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -95,7 +96,8 @@ func (a *Authority) checkRemoval(before *Authority, authority string, now time.T
 		}
 		replaced = replaced || !same && c.name == old.name
 	}
-	if next, err := signing(a.chains, authority, now); err == nil && next.emergency {
+	next, err := signing(a.chains, authority, now)
+	if err == nil && next.declared(before) && (next.activate.After(old.activate) || !before.hadEmergency(next)) {
 		return nil
 	}
 	if replaced {
@@ -114,19 +116,37 @@ func (a *Authority) checkLead(before *Authority, authority string, now time.Time
 	var errs []error
 	for _, c := range a.chains {
 		at, ok := signsFrom(a.chains, c, now)
-		if !ok || c.authority != authority || c.emergency || c == first {
+		if !ok || c.authority != authority || c.declared(before) || c == first {
 			continue
 		}
 		published := a.publications[c.lineage()]
 		if !at.Before(published.Add(c.minLead)) || before.letsSign(c, at, published, now) {
 			continue
 		}
+		remedy := "emergency: true"
+		if c.emergency {
+			remedy = "give it an entry with a name of its own: the emergency: true in this one was written for another key or authority and does not count"
+		}
 		errs = append(errs, fmt.Errorf("chain %q would sign from %s, %v after clients can first learn of it (%s), and its min_lead is %v. "+
-			"Write activate: %s or later into its entry, or, if the old key must not sign once more, emergency: true",
+			"Write activate: %s or later into its entry, or, if the old key must not sign once more, %s",
 			c.name, stamp(at), at.Sub(published).Round(time.Second), stamp(published), c.minLead,
-			stamp(published.Add(c.minLead+time.Second-1).Truncate(time.Second))))
+			stamp(published.Add(c.minLead+time.Second-1).Truncate(time.Second)), remedy))
 	}
 	return errors.Join(errs...)
+}
+
+// declared reports that emergency: true was written for this key: it is not left
+// over from the day on which another one stood in the entry, which nobody has
+// decided about.
+func (c *Chain) declared(before *Authority) bool {
+	return c.emergency && !slices.ContainsFunc(before.chains, func(b *Chain) bool {
+		return b.name == c.name && b.emergency && b.lineage() != c.lineage()
+	})
+}
+
+// hadEmergency reports that c had its emergency in this configuration already.
+func (a *Authority) hadEmergency(c *Chain) bool {
+	return slices.ContainsFunc(a.chains, func(b *Chain) bool { return b.emergency && b.lineage() == c.lineage() })
 }
 
 // firstToSign returns the chain that signs first of an authority that had none

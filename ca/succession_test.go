@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -114,6 +115,13 @@ func TestSuccessionGivesClientsTime(t *testing.T) {
 		{"hidden from clients", []entry{old}, 1, []entry{{name: "old", pki: 0, publish: 5, activate: 50}}, "not published any more"},
 		{"renamed", []entry{old}, 1, []entry{{name: "older", pki: 0, activate: -1000}}, ""},
 		{"another key under the same name", []entry{old}, 1, []entry{{name: "old", pki: 1, activate: -1000}}, "an entry with a name of its own"},
+		{"an emergency that is over, for another key", []entry{{name: "old", pki: 0, activate: -1000, emergency: true}}, 30, []entry{{name: "old", pki: 1, activate: -1000, emergency: true}}, "an entry with a name of its own"},
+		{"an emergency that is over, to drop what signs", []entry{{name: "old", pki: 0, activate: -1000, emergency: true}, {name: "new", pki: 1, activate: -1}}, 30,
+			[]entry{{name: "old", pki: 0, activate: -1000, emergency: true}}, `chain "new" signs now, and is not published any more`},
+		{"back to the old key in an emergency", []entry{old, {name: "new", pki: 1, activate: -1}}, 30, []entry{{name: "old", pki: 0, activate: -1000, emergency: true}}, ""},
+		{"an emergency that is over, moved to another authority", []entry{old, {name: "team", authority: "team", pki: 1, activate: -10, retire: 10, emergency: true}}, 30,
+			[]entry{old, {name: "team", pki: 1, activate: 30, emergency: true}}, "does not count"},
+		{"an emergency whose entry is edited", []entry{old, {name: "new", pki: 1, activate: 40, emergency: true}}, 1, []entry{old, {name: "new", pki: 1, activate: 2, emergency: true}}, ""},
 		{"the last one signs again", []entry{old, {name: "new", pki: 1, activate: -10}}, 30, []entry{{name: "old", pki: 0, activate: 30}, {name: "new", pki: 1, activate: -10}}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -233,7 +241,9 @@ func (m *model) surprised(inForce, next []entry, now int) bool {
 		for _, e := range next {
 			gone = gone && (e.pki != s.pki || e.publish != 0 && e.publish > float64(now))
 		}
-		if n, signs := signer(next, now); gone && (!signs || !n.emergency) {
+		n, signs := signer(next, now)
+		over := n.activate <= s.activate && slices.ContainsFunc(inForce, func(e entry) bool { return e.pki == n.pki && e.emergency })
+		if gone && (!signs || !n.emergency || over) {
 			return true
 		}
 	}
@@ -360,5 +370,22 @@ func replicaAgrees(t *testing.T, a *Authority, chains []*Chain, h int) {
 		if mine != theirs || fmt.Sprint(c.TrustBundle("")) != fmt.Sprint(b.TrustBundle("")) {
 			t.Fatalf("hour %d: replicas with the same file disagree", later)
 		}
+	}
+}
+
+// A clock that was set is found by comparing with monotonic time since the start.
+// A reload is no start: files change by themselves while the clock is wrong.
+func TestReloadKeepsWatchingTheClock(t *testing.T) {
+	c := entry{name: "old", pki: 0, activate: -1000}.chain(t, makePKIs(t, 1))
+	before, err := reload(t, nil, hour(0), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := reload(t, before, hour(1), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := after.guard.start, before.guard.start; !got.Equal(want) {
+		t.Errorf("after a reload the clock is compared since %v, want since the start at %v", got, want)
 	}
 }
