@@ -163,7 +163,7 @@ func TestSelfTestOfAChainWithoutAKey(t *testing.T) {
 
 // firstOf is the first of joined errors.
 func firstOf(err error) error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // it is about the outermost
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		return joined.Unwrap()[0]
 	}
 	return err

@@ -310,3 +310,43 @@ func TestMetricsAreThoseOfTheLatestToken(t *testing.T) {
 		}
 	})
 }
+
+// Whoever would end the process for calls that hang must not end it for a token
+// that is away.
+func TestHangsTellsHungFromAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t, ecKey(t, elliptic.P256()))
+		k := f.key(t, f.token(t, TokenConfig{MaxSessions: 3}))
+		release := make(chan struct{})
+		f.set(func() {
+			f.before = func(call string) error {
+				if call == "Sign" {
+					<-release
+				}
+				return nil
+			}
+		})
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() { _ = signWithin(k, 4*time.Second) })
+		}
+		wg.Wait()
+		if k.Ready() == nil || !k.Hangs() {
+			t.Errorf("Ready() = %v, Hangs() = %v with all sessions in calls that hang; want an error and true", k.Ready(), k.Hangs())
+		}
+		close(release)
+		f.set(func() { f.before = nil })
+		time.Sleep(15 * time.Second)
+		if k.Ready() != nil || k.Hangs() {
+			t.Errorf("Ready() = %v, Hangs() = %v after the calls returned; want nil and false", k.Ready(), k.Hangs())
+		}
+		f.set(func() { f.away = true })
+		f.reset()
+		time.Sleep(30 * time.Second)
+		if k.Ready() == nil || k.Hangs() {
+			t.Errorf("Ready() = %v, Hangs() = %v while the token is away; want an error and false", k.Ready(), k.Hangs())
+		}
+		f.set(func() { f.away = false })
+		time.Sleep(5 * time.Second)
+	})
+}

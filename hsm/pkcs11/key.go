@@ -406,6 +406,16 @@ func (k *Key) Ready() error {
 	return errors.Join(errs...)
 }
 
+// Hangs reports whether calls that hang are why a token would not sign with the
+// key now: only the end of the process ends them. A token that is merely away
+// comes back by itself.
+func (k *Key) Hangs() bool {
+	return slices.ContainsFunc(k.places, func(p place) bool {
+		err := p.token.has(p.ref)
+		return err != nil && classify(err) == classHung
+	})
+}
+
 // Close lets go of the key. The tokens stay open, and signatures under way
 // finish.
 func (k *Key) Close() error {

@@ -18,9 +18,10 @@ func (s *Stack) hearOfStuck(err error) {
 const stuckLook = time.Second
 
 // watchTokens ends the service when calls hang in a PKCS#11 library and a CA key
-// cannot sign any more: nothing in this process can end such a call, and the
-// supervisor's new one begins without it. While another token of a pair signs,
-// the service goes on.
+// cannot sign any more because of them: nothing in this process can end such a
+// call, and the supervisor's new one begins without it. While another token of a
+// pair signs, the service goes on; and so it does when the calls have returned
+// after all and a token is away some other day, which it heals by itself.
 func (s *Stack) watchTokens(ctx context.Context, end context.CancelFunc) {
 	var stuck error
 	select {
@@ -31,7 +32,7 @@ func (s *Stack) watchTokens(ctx context.Context, end context.CancelFunc) {
 	tick := time.NewTicker(stuckLook)
 	defer tick.Stop()
 	for {
-		if err := s.keysReady(); err != nil {
+		if err := s.keyHangs(); err != nil {
 			s.stuckErr = fmt.Errorf("ending for a new start: %w, and %w", stuck, err)
 			end()
 			return
@@ -44,10 +45,12 @@ func (s *Stack) watchTokens(ctx context.Context, end context.CancelFunc) {
 	}
 }
 
-// keysReady tells of a key of the configuration that cannot sign now.
-func (s *Stack) keysReady() error {
+// keyHangs tells of a key of the configuration that cannot sign now because calls
+// hang.
+func (s *Stack) keyHangs() error {
 	for _, k := range s.current.Load().keys {
-		if err := k.Ready(); err != nil {
+		err := k.Ready()
+		if hanging, ok := k.(interface{ Hangs() bool }); err != nil && ok && hanging.Hangs() {
 			return err
 		}
 	}
