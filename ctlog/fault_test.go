@@ -4,8 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"io"
-	"log"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -65,7 +64,7 @@ func newServedLog(t testing.TB, name string) remote {
 	t.Helper()
 	l := logtest.New(t, nil)
 	p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
-	server := &http.Server{Handler: l, ErrorLog: log.New(io.Discard, "", 0)}
+	server := &http.Server{Handler: l, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(p) }()
 	r, err := ctlog.NewRemote(ctlog.RemoteConfig{Name: name, URL: "http://127.0.0.1:1", PublicKey: l.PublicKey()})

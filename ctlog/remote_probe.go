@@ -2,6 +2,7 @@ package ctlog
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -30,10 +31,7 @@ func (r *Remote) Probe(ctx context.Context) error {
 func (r *Remote) probe(ctx context.Context) error {
 	if r.monitoringURL != "" {
 		_, checkpoint, err := r.get(ctx, r.monitoringURL+"/checkpoint")
-		if err != nil {
-			return err
-		}
-		return r.key.verifyCheckpoint(checkpoint)
+		return cmp.Or(err, tooLong(checkpoint), r.key.verifyCheckpoint(checkpoint))
 	}
 	// RFC 6962, Section 4.3.
 	status, sth, err := r.get(ctx, r.url+"get-sth")
@@ -43,10 +41,14 @@ func (r *Remote) probe(ctx context.Context) error {
 		_, _, err = r.get(ctx, r.url+"get-roots")
 		return err
 	}
-	if err != nil {
-		return err
+	return cmp.Or(err, tooLong(sth), r.key.verifySTH(sth))
+}
+
+func tooLong(body []byte) error {
+	if len(body) > maxResponse {
+		return fmt.Errorf("%w: answer of more than %d bytes", ErrUnavailable, maxResponse)
 	}
-	return r.key.verifySTH(sth)
+	return nil
 }
 
 func (r *Remote) get(ctx context.Context, url string) (status int, body []byte, err error) {

@@ -57,19 +57,7 @@ func (l *fakeLog) sign(t testing.TB, s ctlog.Submission, at time.Time, extension
 	if err != nil {
 		t.Fatal(err)
 	}
-	digest := sha256.Sum256(input)
-	signature, err := l.key.Sign(rand.Reader, digest[:], crypto.SHA256)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kind := cttls.ECDSA
-	if _, ok := l.key.(*rsa.PrivateKey); ok {
-		kind = cttls.RSA
-	}
-	signed, err := cttls.Marshal(cttls.DigitallySigned{
-		Algorithm: cttls.SignatureAndHashAlgorithm{Hash: cttls.SHA256, Signature: kind},
-		Signature: signature,
-	})
+	signed, err := cttls.Marshal(l.signInput(t, input))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,6 +71,23 @@ func (l *fakeLog) sign(t testing.TB, s ctlog.Submission, at time.Time, extension
 	return ctlog.SCT{
 		LogID: sha256.Sum256(l.spki), Timestamp: time.UnixMilli(at.UnixMilli()),
 		Index: index, Extensions: extensions, Signature: signed,
+	}
+}
+
+func (l *fakeLog) signInput(t testing.TB, input []byte) cttls.DigitallySigned {
+	t.Helper()
+	digest := sha256.Sum256(input)
+	signature, err := l.key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kind := cttls.ECDSA
+	if _, ok := l.key.(*rsa.PrivateKey); ok {
+		kind = cttls.RSA
+	}
+	return cttls.DigitallySigned{
+		Algorithm: cttls.SignatureAndHashAlgorithm{Hash: cttls.SHA256, Signature: kind},
+		Signature: signature,
 	}
 }
 

@@ -82,7 +82,7 @@ func (f Fault) answer(w http.ResponseWriter, r *http.Request) bool {
 	case UnavailableLong:
 		return status(http.StatusServiceUnavailable, "3600")
 	case Redirects:
-		http.Redirect(w, r, "/elsewhere"+r.URL.Path, http.StatusTemporaryRedirect)
+		http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 		return true
 	case Hangs:
 		<-r.Context().Done()
@@ -119,7 +119,7 @@ func (f Fault) send(w http.ResponseWriter, r *http.Request, answer any) {
 		}
 	case Cuts:
 		flush(body[:1])
-		panic(http.ErrAbortHandler)
+		panic(http.ErrAbortHandler) //nolint:forbidigo // how net/http cuts a connection
 	case Floods:
 		_, _ = w.Write(append(body, bytes.Repeat([]byte(" "), 1<<20)...))
 	case Mumbles:
