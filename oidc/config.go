@@ -158,6 +158,10 @@ type Config struct {
 	// MaxTokenBytes bounds the length of a token. Default 16384, at most 65536;
 	// a token of Entra ID with 200 groups has about 10 KB.
 	MaxTokenBytes int
+	// Previous is the Verifier that this one follows when the configuration is
+	// reloaded; nil at a start. What was remembered of tokens that were used is
+	// shared with it, or a reload would make every one of them new.
+	Previous *Verifier
 	// Clock is what tokens and key ages are measured by; nil means time.Now.
 	Clock func() time.Time
 	// Logger receives key set changes and refresh failures; nil discards them.

@@ -39,6 +39,9 @@ func New(cfg Config) (*Verifier, error) {
 		limit: cfg.MaxTokenBytes, clock: cfg.Clock, metrics: m, byURL: make(map[string]*issuer),
 		uses: newUses(maxUses),
 	}
+	if cfg.Previous != nil {
+		v.uses = cfg.Previous.uses
+	}
 	blocks := newBlocklist(cfg.BlockedKeys)
 	for _, c := range cfg.Issuers {
 		is := &issuer{

@@ -241,3 +241,30 @@ func TestOneTimeTokenIsUsedUpByACertificateOnly(t *testing.T) {
 		t.Errorf("after a certificate: %d %q, want token_reused", status, code)
 	}
 }
+
+// Whoever waits for a reload, or has a say in when there is one, must not get a
+// second certificate for a token that is good for one.
+func TestReloadForgetsNoUsedToken(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	r := s.reloading(Options{})
+	s.edit("allow: all", "one_time_tokens: true\n    allow: all")
+	_, err := r.Reload(t.Context(), "test")
+	s.must(err)
+	token := s.token(func(c map[string]any) { c["jti"] = "once" })
+	if a := ask(t, r.url, token); a.status != http.StatusOK {
+		t.Fatalf("the first certificate: %d %s", a.status, a.body)
+	}
+	before := r.current.Load().verifier
+	s.edit("audiences: [sigstore]", "audiences: [sigstore, ci]")
+	_, err = r.Reload(t.Context(), "test")
+	s.must(err)
+	if r.current.Load().verifier == before {
+		t.Fatal("the token layer was not made anew, so that this test says nothing")
+	}
+	if a := ask(t, r.url, token); a.status == http.StatusOK {
+		t.Error("after a reload the same token got a second certificate")
+	} else if code, _ := reason(t, a); code != "token_reused" {
+		t.Errorf("after a reload: %d %q, want token_reused", a.status, code)
+	}
+}

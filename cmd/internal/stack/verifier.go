@@ -26,8 +26,8 @@ type verifier struct {
 }
 
 // verifierFor returns the token layer of the snapshot before when it was told the
-// same. Keys that were fetched then stay, and so does what is remembered of tokens
-// that were used.
+// same; then keys that were fetched stay. What is remembered of tokens that were
+// used stays in any case.
 func (s *Stack) verifierFor(p *plan, before *snapshot) (*verifier, error) {
 	of, err := p.tokenLayer()
 	if err != nil {
@@ -38,6 +38,9 @@ func (s *Stack) verifierFor(p *plan, before *snapshot) (*verifier, error) {
 	}
 	c := p.oidcConfig()
 	c.CacheDir, c.Clock, c.Logger, c.Registerer = keyCacheDir(p.file.State), s.options.Clock, s.logger, s.registry
+	if before != nil {
+		c.Previous = before.verifier.Verifier
+	}
 	v := &verifier{of: of}
 	if v.Verifier, err = oidc.New(c); err != nil {
 		return nil, err
