@@ -313,12 +313,14 @@ func (k *checker) record() {
 		return
 	}
 	recorded, err := k.view.RecordHead(path)
-	if err != nil {
-		remedy := "make sure that the configuration names the record of this log; deleting it only silences the alarm"
-		if errors.Is(err, fs.ErrNotExist) {
-			remedy = "start the service once, which makes it"
-		}
-		k.fault(path, err, remedy)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && k.report.Head.Size == 0:
+		return // the first opening makes it
+	case errors.Is(err, fs.ErrNotExist):
+		k.fault(path, err, "put it back, or start the service, which makes one: until then an old copy of the log would go unnoticed")
+		return
+	case err != nil:
+		k.fault(path, err, "make sure that the configuration names the record of this log; deleting it only silences the alarm")
 		return
 	}
 	now, err := k.view.Head()

@@ -114,10 +114,13 @@ func loadInstance(dir string, key Signer) (instance, Signer, error) {
 	return in, key, nil
 }
 
+// ErrNoLog says that a directory holds no log that was made to the end.
+var ErrNoLog = errors.New("there is no initialised log")
+
 func readInstance(dir string) (instance, error) {
 	raw, err := readSmall(filepath.Join(dir, instanceFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return instance{}, fmt.Errorf("%s holds no initialised log: %w", dir, err)
+		return instance{}, fmt.Errorf("%s: %w: %w", dir, ErrNoLog, err)
 	}
 	if err != nil {
 		return instance{}, err

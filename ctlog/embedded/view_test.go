@@ -1,12 +1,14 @@
 package embedded
 
 import (
+	"context"
 	"encoding/json"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,12 +53,28 @@ func TestCheckAcceptsAWholeLogAndAnOpenOne(t *testing.T) {
 	c := testConfig(t, v.dir)
 	c.CheckpointRecord = record
 	l := openLog(t, c)
-	ca := testca.New(t)
-	for range 20 {
-		submit(t, l, ca.Precertificate(t))
-		if r := check(t, v, record); len(r.Faults) > 0 {
-			t.Fatalf("beside a writer: got faults %+v, want none", r.Faults)
+	s := testca.New(t).Precertificate(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var writers sync.WaitGroup
+	for range 8 {
+		writers.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := l.Submit(ctx, s); err != nil && ctx.Err() == nil {
+					t.Errorf("Submit: %v", err)
+					return
+				}
+			}
+		})
+	}
+	defer writers.Wait()
+	defer cancel()
+	// Across some borders of tiles and segments.
+	for before := uint64(0); before < 2000; {
+		r := check(t, v, record)
+		if len(r.Faults) > 0 || r.Cut || r.Entries < before {
+			t.Fatalf("beside a writer: got %+v, want no faults and %d entries or more", r, before)
 		}
+		before = r.Entries
 	}
 }
 
@@ -128,6 +146,13 @@ func TestCheckNoticesAnOldCopyByTheRecord(t *testing.T) {
 	}
 	if r := check(t, v, record); len(r.Faults) > 0 {
 		t.Errorf("the log itself: got faults %+v, want none", r.Faults)
+	}
+	if r := check(t, v, record+"-gone"); len(r.Faults) != 1 || r.Faults[0].File != record+"-gone" {
+		t.Errorf("without the record: got faults %+v, want one about it", r.Faults)
+	}
+	dir, _ := initLog(t)
+	if r := check(t, openView(t, dir), record+"-gone"); len(r.Faults) > 0 {
+		t.Errorf("a log that was never opened: got faults %+v, want none", r.Faults)
 	}
 }
 
