@@ -246,12 +246,11 @@ func (p *plan) planLogs() {
 
 // planShards finds the shards of the log in the state directory.
 func (p *plan) planShards(path, name string) {
-	if dir := LogDir(p.file.State, name); !exists(dir) {
-		p.bad(path, "there is no log in %s; make it once with: mayfly log init --config %s", dir, p.file.Path)
-		return
-	}
 	var err error
-	if p.shards, err = Shards(p.file.State, name); err != nil {
+	p.shards, err = Shards(p.file.State, name)
+	if dir := LogDir(p.file.State, name); err != nil && !exists(dir) {
+		p.bad(path, "there is no log in %s; make it once with: mayfly log init --config %s", dir, p.file.Path)
+	} else if err != nil {
 		p.bad(path, "%v", err)
 	}
 }

@@ -4,10 +4,11 @@ import (
 	"cmp"
 	"context"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"log/slog"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -58,9 +59,11 @@ func Shards(state, name string) ([]Shard, error) {
 		return nil, fmt.Errorf("looking for shards: %w", err)
 	}
 	var all []Shard
-	for _, dir := range append([]string{first}, dirs...) {
+	var missing error
+	for _, dir := range append(dirs, first) {
 		info, err := embedded.Inspect(dir)
-		if dir != first && errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, embedded.ErrNoLog) {
+			missing = err
 			continue
 		}
 		if err != nil {
@@ -70,6 +73,10 @@ func Shards(state, name string) ([]Shard, error) {
 		if dir == first || !info.Activate.IsZero() {
 			all = append(all, Shard{Name: filepath.Base(dir), Dir: dir, Info: info})
 		}
+	}
+	// The first shard may be gone when it is over; one must be there.
+	if len(all) == 0 {
+		return nil, missing
 	}
 	slices.SortStableFunc(all, func(a, b Shard) int {
 		return cmp.Or(a.activation().Compare(b.activation()), strings.Compare(a.Name, b.Name))
@@ -157,6 +164,19 @@ func (s *shard) writer() (*embedded.Log, error) {
 		return nil, fmt.Errorf("log %q: %w: %w", s.Name, ctlog.ErrUnavailable, s.problem)
 	}
 	return s.log, nil
+}
+
+// keyReady says why a key that does not lie with the log could not sign now.
+func (s *shard) keyReady() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.key == nil {
+		return nil
+	}
+	if err := s.key.Ready(); err != nil {
+		return fmt.Errorf("log %q: %w: its key: %w", s.Name, ctlog.ErrUnavailable, err)
+	}
+	return nil
 }
 
 // ServeHTTP serves the shard's read path.
@@ -330,11 +350,12 @@ func (l *shardedLog) Name() string { return l.name }
 func (l *shardedLog) ID() [32]byte { return l.current().Info.LogID }
 
 func (l *shardedLog) Ready() error {
-	w, err := l.current().writer()
+	s := l.current()
+	w, err := s.writer()
 	if err != nil {
 		return err
 	}
-	return w.Ready()
+	return errors.Join(w.Ready(), s.keyReady())
 }
 
 func (l *shardedLog) Submit(ctx context.Context, s ctlog.Submission) (ctlog.SCT, error) {
@@ -381,6 +402,27 @@ func (s *Stack) freezeDue(now time.Time) {
 			continue
 		}
 		s.logger.Info("shard frozen: it has its last checkpoint and is only read from now on", "log", c.Name)
+		s.recordShard(context.Background(), "log.frozen", c)
+	}
+}
+
+// recordShard notes in the journal what became of a shard. What is on the disk
+// decides, so that a journal that fails changes nothing about it.
+func (s *Stack) recordShard(ctx context.Context, what string, c Shard) {
+	err := s.journal.Event(ctx, what, slog.String("log", c.Name), slog.String("log_id", hex.EncodeToString(c.Info.LogID[:])),
+		slog.String("origin", c.Info.Origin), slog.String("activate", c.activation().Format(time.RFC3339)))
+	if err != nil {
+		s.logger.Error("a change of the log's shards is not in the journal", "log", c.Name, "err", err)
+	}
+}
+
+// recordNewShards notes which shards a reload has published.
+func (s *Stack) recordNewShards(ctx context.Context, before, n *snapshot) {
+	for _, c := range n.shards {
+		if !slices.ContainsFunc(before.shards, func(o Shard) bool { return o.Name == c.Name }) {
+			s.logger.Info("shard published: it takes entries from its activation on", "log", c.Name, "activate", c.activation())
+			s.recordShard(ctx, "log.published", c)
+		}
 	}
 }
 

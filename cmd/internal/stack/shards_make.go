@@ -39,8 +39,16 @@ func MakeShard(ctx context.Context, f *config.File, suffix string, activate time
 		return Shard{}, fmt.Errorf("reading public_url: %w", err)
 	}
 	name := l.Name
-	if suffix != "" {
+	all, err := Shards(f.State, l.Name)
+	switch {
+	case suffix != "":
 		name += "-" + suffix
+	case len(all) > 0 && all[len(all)-1].Name != name:
+		// A first shard that is made last would take over at once.
+		return Shard{}, fmt.Errorf("the log has the shard %s already; mayfly log rotate makes the next one", all[len(all)-1].Name)
+	}
+	if err != nil && !errors.Is(err, embedded.ErrNoLog) {
+		return Shard{}, err
 	}
 	c := embedded.InitConfig{
 		Dir: LogDir(f.State, name), Origin: strings.ToLower(public.Host) + public.Path + LogPath(name), Activate: activate,
@@ -52,7 +60,7 @@ func MakeShard(ctx context.Context, f *config.File, suffix string, activate time
 			return Shard{}, err
 		}
 		defer func() { err = errors.Join(err, key.Close()) }()
-		if err := unusedKey(f, l.Name, key); err != nil {
+		if err := unusedKey(all, key); err != nil {
 			return Shard{}, fmt.Errorf("%s: %w", place(f, path), err)
 		}
 		c.Key = key
@@ -69,14 +77,7 @@ func MakeShard(ctx context.Context, f *config.File, suffix string, activate time
 
 // unusedKey refuses a key that has signed another tree: two trees under one key
 // are two stories of one log.
-func unusedKey(f *config.File, log string, key embedded.Signer) error {
-	if !exists(LogDir(f.State, log)) {
-		return nil
-	}
-	all, err := Shards(f.State, log)
-	if err != nil {
-		return err
-	}
+func unusedKey(all []Shard, key embedded.Signer) error {
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
 		return err

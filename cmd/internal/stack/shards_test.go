@@ -151,6 +151,11 @@ func TestShardsFollowEachOther(t *testing.T) {
 	}
 	again(r)
 	s.must(r.stop())
+	for _, kind := range []string{"log.published", "log.frozen"} {
+		if !bytes.Contains(s.read("state/audit/journal-00000000000000000000.ndjson"), []byte(`"kind":"`+kind+`"`)) {
+			t.Errorf("the journal has no %s", kind)
+		}
+	}
 	s.must(os.Remove(filepath.Join(LogDir(f.State, "local"), "log.key"))) // it has done its work
 	again(s.reloading(Options{}))
 	v, err := embedded.OpenView(LogDir(f.State, "local"))
@@ -210,6 +215,27 @@ func TestServiceStartsBesideADamagedShardThatIsOver(t *testing.T) {
 	}
 	if a := get(t, r.url+"/log/local/checkpoint"); a.status != 200 {
 		t.Errorf("reading the damaged shard: status %d, want 200: %s", a.status, a.body)
+	}
+}
+
+// What is over may be removed, and a first shard is not made after the others.
+func TestFirstShardIsRemovedWhenItIsOver(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	f := s.configure("127.0.0.1:1", "")
+	_, err := MakeShard(t.Context(), f, "next", time.Now())
+	s.must(err)
+	first := LogDir(f.State, "local")
+	s.must(os.Remove(filepath.Join(first, "log.pub")))
+	if problems := Check(f, time.Now()); len(problems) != 1 || problems[0].Path != "logs[0].embedded" {
+		t.Errorf("a shard without its public key: got problems %v, want one", problems)
+	}
+	s.must(os.RemoveAll(first))
+	if problems := Check(f, time.Now()); len(problems) > 0 {
+		t.Errorf("without the first shard: got problems %v, want none", problems)
+	}
+	if _, err := MakeShard(t.Context(), f, "", time.Time{}); err == nil || !strings.Contains(err.Error(), "mayfly log rotate makes the next one") {
+		t.Errorf("making the first shard again: got error %v, want a refusal", err)
 	}
 }
 
