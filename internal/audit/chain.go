@@ -53,25 +53,31 @@ func newChain() *chain {
 // accept checks one line against the chain and appends it. After an error the
 // chain stands where it stood.
 func (c *chain) accept(line []byte) error {
+	_, _, err := c.read(line)
+	return err
+}
+
+// read is accept for who wants to see the record too.
+func (c *chain) read(line []byte) (header, []byte, error) {
 	h, body, err := parseLine(line)
 	if err != nil {
-		return err
+		return h, nil, err
 	}
 	switch {
 	case h.seq != c.next:
-		return fmt.Errorf("sequence is %d, want %d", h.seq, c.next)
+		return h, nil, fmt.Errorf("sequence is %d, want %d", h.seq, c.next)
 	case h.prev != c.prev:
-		return fmt.Errorf("hash of the record before is %x, want %x", h.prev, c.prev)
+		return h, nil, fmt.Errorf("hash of the record before is %x, want %x", h.prev, c.prev)
 	}
 	e, err := effectOf(h.typ, body)
 	if err != nil {
-		return err
+		return h, nil, err
 	}
 	if err := c.check(h.typ, e); err != nil {
-		return err
+		return h, nil, err
 	}
 	c.advance(h, e, line)
-	return nil
+	return h, body, nil
 }
 
 // seal appends a new record to the chain, and its line to dst. After an error

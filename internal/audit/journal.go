@@ -106,6 +106,7 @@ var errClosed = errors.New("audit: journal is closed")
 // Journal is an open journal. It implements [ca.Recorder]; all methods may be
 // called concurrently.
 type Journal struct {
+	dir     string
 	clock   func() time.Time
 	logger  *slog.Logger
 	metrics *metrics

@@ -72,7 +72,7 @@ func recoverJournal(ctx context.Context, c Config, lockFile *os.File) (*Journal,
 		return nil, nil, err
 	}
 	j := &Journal{
-		clock: c.Clock, logger: c.Logger, metrics: m,
+		dir: c.Dir, clock: c.Clock, logger: c.Logger, metrics: m,
 		limiter: rate.NewLimiter(rate.Limit(c.RefusalRate), c.RefusalBurst), tally: tally{clock: c.Clock},
 		queue: make(chan *entry, maxGroup), closing: make(chan struct{}), stopped: make(chan struct{}), started: time.Now(),
 	}
