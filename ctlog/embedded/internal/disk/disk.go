@@ -38,6 +38,10 @@ type FS interface {
 	RemoveAll(path string) error
 	// SyncDir makes the names in a directory durable.
 	SyncDir(path string) error
+	// Uncache has the next reader of a file told what the disk holds. Without it,
+	// he may be told what the kernel keeps in memory of a write whose sync has
+	// failed, also in another process.
+	Uncache(path string) error
 }
 
 // File is an open file. Sync and Datasync wrap [ErrUnsynced].
@@ -105,6 +109,18 @@ func (OS) SyncDir(path string) error {
 		return errors.Join(fmt.Errorf("%w: %s: %w", ErrUnsynced, path, err), d.Close())
 	}
 	return d.Close()
+}
+
+// Uncache implements FS. What was not synced stays: sync the file before.
+func (OS) Uncache(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		return errors.Join(fmt.Errorf("dropping %s from the cache: %w", path, err), f.Close())
+	}
+	return f.Close()
 }
 
 // Content is a file to write. Its directory must exist.

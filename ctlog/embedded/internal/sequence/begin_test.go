@@ -2,12 +2,14 @@ package sequence
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
 
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/disk"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/disk/disktest"
 )
 
@@ -73,4 +75,41 @@ func TestABeginningThatIsCutShortLosesNoGroup(t *testing.T) {
 // beyond leaves out what is published.
 func beyond(groups []Group, published uint64) []Group {
 	return slices.DeleteFunc(slices.Clone(groups), func(g Group) bool { return g.First < published })
+}
+
+// After a sync that failed the kernel may keep what was written, and says to
+// readers that it is there, until it needs the memory: then the disk's old blocks
+// are back. The next start must see the disk.
+func TestAGroupThatIsOnlyInTheKernelsMemoryIsNotReplayed(t *testing.T) {
+	faulty := &disktest.Faulty{}
+	c := newFile(t, 0)
+	c.FS = faulty
+	f, _ := open(t, c)
+	want := appendTo(t, f, 10)
+	path := segmentPath(c.Dir, 0)
+	onDisk, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	faulty.Set(fail(disktest.Datasync), nil)
+	if err := f.Append(group(3, 10)); err == nil {
+		t.Fatal("Append succeeded without a sync")
+	}
+	faulty.Set(nil, func(op disktest.Op, uncached string) error {
+		if op == disktest.Uncache && uncached == path {
+			return os.WriteFile(path, onDisk, 0o600)
+		}
+		return nil
+	})
+	_, got := open(t, c)
+	equal(t, got, want)
+}
+
+func fail(op disktest.Op) disktest.Fault {
+	return func(o disktest.Op, _ string) error {
+		if o == op {
+			return fmt.Errorf("%w: %w", disk.ErrUnsynced, syscall.EIO)
+		}
+		return nil
+	}
 }

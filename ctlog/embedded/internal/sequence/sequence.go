@@ -217,9 +217,21 @@ func (f *File) replay(found []segment, replay func(Group) error) error {
 	return nil
 }
 
-// read reads a segment and makes sure that what it read is on the disk: after
-// the crash of a process the pages may still be the kernel's only.
+// read reads a segment, of which only what is on the disk counts. After the death
+// of a process the pages may still be the kernel's alone, so they are synced. And
+// after a sync that failed the kernel keeps pages, as if they were written, that
+// the disk never got, so what it keeps is not asked.
 func (f *File) read(s segment) (contents, error) {
+	w, err := f.config.FS.OpenFile(s.path, os.O_RDWR, 0)
+	if err != nil {
+		return contents{}, err
+	}
+	if err := errors.Join(w.Sync(), w.Close()); err != nil {
+		return contents{}, err
+	}
+	if err := f.config.FS.Uncache(s.path); err != nil {
+		return contents{}, err
+	}
 	c, err := readSegment(s.path, f.config.Instance)
 	if err != nil {
 		return contents{}, err
@@ -227,11 +239,7 @@ func (f *File) read(s segment) (contents, error) {
 	if c.first != s.first {
 		return contents{}, fmt.Errorf("begins at entry %d, not at that of its name", c.first)
 	}
-	w, err := f.config.FS.OpenFile(s.path, os.O_RDWR, 0)
-	if err != nil {
-		return contents{}, err
-	}
-	return c, errors.Join(w.Sync(), w.Close())
+	return c, nil
 }
 
 // begin makes a segment that starts at the next index the active one. There may

@@ -23,6 +23,7 @@ const (
 	Sync     Op = "sync"
 	Datasync Op = "datasync"
 	Close    Op = "close"
+	Uncache  Op = "uncache"
 )
 
 // Fault decides about an operation. It may block, as a disk does that hangs.
@@ -97,6 +98,11 @@ func (f *Faulty) RemoveAll(path string) error {
 // SyncDir implements disk.FS.
 func (f *Faulty) SyncDir(path string) error {
 	return f.do(SyncDir, path, func() error { return disk.OS{}.SyncDir(path) })
+}
+
+// Uncache implements disk.FS.
+func (f *Faulty) Uncache(path string) error {
+	return f.do(Uncache, path, func() error { return disk.OS{}.Uncache(path) })
 }
 
 type file struct {
