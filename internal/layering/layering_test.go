@@ -28,6 +28,7 @@ var mayImport = []struct {
 	{"cmd/...", []string{"..."}},
 	{"internal/server/...", []string{"internal/server/...", "proto/...", "ca"}},
 	{"internal/audit/...", []string{"internal/audit/...", "ca"}},
+	{"internal/auditor", []string{"internal/audit"}},
 	{"internal/policy/...", []string{"internal/policy/...", "ca"}},
 	{"internal/freeze", []string{"ca"}},
 	{"internal/trust/...", []string{"internal/trust/...", "ca"}},
