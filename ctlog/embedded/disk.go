@@ -9,28 +9,55 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// dirLock holds a log's directory for one opener: the directory itself, because a
+// lock file is easily deleted by somebody who takes it for stale, and the lock
+// file, which is what earlier versions look at.
+type dirLock struct{ dir, file *os.File }
+
 // lockDir takes the directory for this opener.
-func lockDir(dir string) (*os.File, error) {
-	return lockPath(filepath.Join(dir, lockFile), "log directory "+dir)
+func lockDir(dir string) (*dirLock, error) {
+	what := "log directory " + dir
+	held, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("locking %s: %w", what, err)
+	}
+	if err := lockOpen(held, what); err != nil {
+		return nil, err
+	}
+	file, err := lockPath(filepath.Join(dir, lockFile), what)
+	if err != nil {
+		return nil, errors.Join(err, held.Close())
+	}
+	return &dirLock{held, file}, nil
 }
 
-// lockPath takes a lock that belongs to the open file (flock), not to the
-// process (fcntl): it stops a second opener in the same process too, which would
-// give one index to two entries.
+// Close gives the directory free.
+func (l *dirLock) Close() error { return errors.Join(l.file.Close(), l.dir.Close()) }
+
+// lockPath takes a file that is made if it is not there.
 func lockPath(path, what string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking %s: %w", what, err)
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, errors.Join(fmt.Errorf("%s is open already, in this process or another; "+
-			"two openers would give one index to two certificates", what), f.Close())
+	return f, lockOpen(f, what)
+}
+
+// lockOpen takes a lock that belongs to the open file (flock), not to the process
+// (fcntl): it stops a second opener in the same process too, which would give one
+// index to two entries. It closes the file if it cannot.
+func lockOpen(f *os.File, what string) error {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EWOULDBLOCK):
+		err = fmt.Errorf("%s is open already, in this process or another; "+
+			"two openers would give one index to two certificates", what)
+	default:
+		err = fmt.Errorf("locking %s: %w", f.Name(), err)
 	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), f.Close())
-	}
-	return f, nil
+	return errors.Join(err, f.Close())
 }
 
 // freeSpace says how many bytes this process may still write at dir, and how

@@ -125,6 +125,11 @@ func TestOneOpenerOnly(t *testing.T) {
 	if _, err := Init(t.Context(), InitConfig{Dir: dir, Origin: testOrigin}); err == nil {
 		t.Error("Init on an open log succeeded")
 	}
+	// As somebody does who takes it for stale.
+	if err := os.Remove(filepath.Join(dir, lockFile)); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, testConfig(t, dir), "open already")
 	closeLog(t, l)
 	closeLog(t, openLog(t, testConfig(t, dir)))
 }

@@ -108,7 +108,7 @@ type Log struct {
 	clock    *monotone
 	tree     string
 	files    *os.Root // of tree, for the read path
-	lock     *os.File
+	lock     *dirLock
 
 	publisher *publisher
 	issuers   *issuers

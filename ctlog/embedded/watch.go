@@ -69,7 +69,7 @@ func (l *Log) checkSpace(time.Time) error {
 }
 
 func (l *Log) checkDescriptors(time.Time) error {
-	if err := descriptorHeadroom(l.lock); err != nil {
+	if err := descriptorHeadroom(l.lock.file); err != nil {
 		return fmt.Errorf("%w: %w", ctlog.ErrOverloaded, err)
 	}
 	return nil
