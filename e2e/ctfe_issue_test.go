@@ -22,6 +22,10 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/verify"
 )
 
+// recovery bounds how long a log that works again may go unused: Mayfly rests one
+// that has failed for half a minute at the most.
+const recovery = 40 * time.Second
+
 // newCTFEWorld is Mayfly with CTFE as its first log, and those after it that are
 // given.
 func newCTFEWorld(t testing.TB, s setting) (*world, *ctfe) {
@@ -273,7 +277,7 @@ func (w *world) refusesAll(t *testing.T, when string) {
 
 func (w *world) issuesAgain(t *testing.T) {
 	t.Helper()
-	w.mayfly.await(t, "certificate once the log works", 20*time.Second, func() error {
+	w.mayfly.await(t, "certificate once the log works", recovery, func() error {
 		got, err := w.request(newApplicant(t, alice), w.issuer.token(t, alice, nil))
 		if err == nil && got.chain == nil {
 			err = fmt.Errorf("refused with %v", got)
@@ -306,7 +310,7 @@ func TestCTFEHandsOverToLogInTheBox(t *testing.T) {
 	w.mustGet(t, "/readyz")
 
 	c.start(t, w.pki.file(rootFile))
-	w.mayfly.await(t, "SCT of CTFE", 20*time.Second, func() error {
+	w.mayfly.await(t, "SCT of CTFE", recovery, func() error {
 		if sct := embeddedSCT(t, w.mustIssue(t, alice)[0]); sct.LogID.KeyID != c.id {
 			return fmt.Errorf("the SCT is of log %x", sct.LogID.KeyID)
 		}

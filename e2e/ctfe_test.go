@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -36,7 +35,7 @@ type ctfe struct {
 	server    *daemon // Trillian's
 	frontend  *daemon
 	ports     struct{ database, server, signer, frontend int }
-	password  string // of database and key
+	password  string // of the database and the key
 	tree      string // Trillian's name for the log
 	http      *http.Client
 }
@@ -132,7 +131,7 @@ func (c *ctfe) initDatabase(t testing.TB) {
 	give(t, c.dir)
 	give(t, writeFile(t, c.file("password"), c.password+"\n"))
 	name, args := unprivileged(t, "initdb")
-	command{dir: c.dir}.must(t, name, append(args, "--pgdata", c.file("data"), "--username=trillian", "--pwfile", c.file("password"),
+	command{dir: c.dir}.must(t, name, append(args, "--pgdata", c.file("data"), "--username=postgres", "--pwfile", c.file("password"),
 		"--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8")...)
 }
 
@@ -143,22 +142,25 @@ func (c *ctfe) startDatabase(t testing.TB) {
 	name, args := unprivileged(t, "postgres")
 	d := startDaemon(t, c.dir, name, append(args, "-D", c.file("data"), "-c", "listen_addresses=127.0.0.1",
 		"-c", fmt.Sprintf("port=%d", c.ports.database), "-c", "unix_socket_directories=")...)
-	c.database = d
+	c.database, d.name = d, "postgres"
 	// A killed postmaster's children write for a moment longer, so it is asked
 	// first: SIGINT is a fast shutdown.
 	t.Cleanup(func() { d.interrupt(t) })
 	psql := command{dir: c.dir, env: []string{"PGPASSWORD=" + c.password}}
-	sql := func(database string, args ...string) error {
+	sql := func(user, database string, args ...string) error {
 		_, err := psql.run(t, filepath.Join(program(t, "E2E_POSTGRESQL"), "psql"), append([]string{"--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1",
-			"--host=127.0.0.1", fmt.Sprintf("--port=%d", c.ports.database), "--username=trillian", "--dbname=" + database}, args...)...)
+			"--host=127.0.0.1", fmt.Sprintf("--port=%d", c.ports.database), "--username=" + user, "--dbname=" + database}, args...)...)
 		return err
 	}
-	d.await(t, "answer", startTime, func() error { return sql("postgres", "--command=SELECT 1") })
-	if sql("trillian", "--command=SELECT 1") == nil {
+	d.await(t, "answer", startTime, func() error { return sql("postgres", "postgres", "--command=SELECT 1") })
+	if sql("trillian", "trillian", "--command=SELECT 1") == nil {
 		return // made before
 	}
-	if err := errors.Join(sql("postgres", "--command=CREATE DATABASE trillian"),
-		sql("trillian", "--file="+filepath.Join(program(t, "E2E_CTFE"), "storage.sql"))); err != nil {
+	if err := errors.Join(
+		sql("postgres", "postgres", "--command=CREATE ROLE trillian LOGIN PASSWORD '"+c.password+"'"),
+		sql("postgres", "postgres", "--command=CREATE DATABASE trillian OWNER trillian"),
+		sql("trillian", "trillian", "--file="+filepath.Join(program(t, "E2E_CTFE"), "storage.sql")),
+	); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -201,10 +203,6 @@ var treeLine = regexp.MustCompile(`(?m)^\d+$`)
 // startTrillian starts the log server and the signer, and makes the tree.
 func (c *ctfe) startTrillian(t testing.TB) {
 	t.Helper()
-	uri := (&url.URL{
-		Scheme: "postgresql", User: url.UserPassword("trillian", c.password),
-		Host: fmt.Sprintf("127.0.0.1:%d", c.ports.database), Path: "/trillian",
-	}).String()
 	for _, part := range []struct {
 		name, rpc, http string
 		port            int
@@ -213,9 +211,10 @@ func (c *ctfe) startTrillian(t testing.TB) {
 		{"log_signer", "127.0.0.1:8092", "127.0.0.1:8093", c.ports.signer},
 	} {
 		health := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-		flags := c.example(t, part.name+".flags", "postgresql://trillian:${TRILLIAN_PASSWORD}@127.0.0.1:5432/trillian", uri,
+		flags := c.example(t, part.name+".flags", "127.0.0.1:5432", fmt.Sprintf("127.0.0.1:%d", c.ports.database),
 			part.rpc, fmt.Sprintf("127.0.0.1:%d", part.port), part.http, health)
-		d := startDaemon(t, c.dir, filepath.Join(program(t, "E2E_CTFE"), "trillian_"+part.name), "--config="+flags)
+		d := startDaemon(t, c.dir, "env", "TRILLIAN_PASSWORD="+c.password, filepath.Join(program(t, "E2E_CTFE"), "trillian_"+part.name), "--config="+flags)
+		d.name = "trillian_" + part.name
 		if part.port == c.ports.server {
 			c.server = d
 		}

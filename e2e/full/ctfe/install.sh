@@ -48,5 +48,17 @@ newest_postgresql() {
   [ -n "$initdb" ] && export E2E_POSTGRESQL=${initdb%/initdb}
 }
 
+# The program that measures is ours, so it is built anew. It works on copies of
+# its go.mod and go.sum, because the product's may have gone ahead meanwhile.
+rates_program() {
+  stage "building rates"
+  cp full/ctfe/rates/go.mod "$cache/rates.mod"
+  cp full/ctfe/rates/go.sum "$cache/rates.sum"
+  (cd full/ctfe/rates && "$go" build -mod=mod -modfile="$cache/rates.mod" -o "$cache/bin/rates" .)
+  export E2E_RATES=$cache/bin/rates E2E_RATES_TABLE=$cache/rates.txt
+  rm -f "$E2E_RATES_TABLE"
+}
+
 ctfe_programs "$cache/ctfe-${CTFE##*@}-trillian-$TRILLIAN"
 postgresql_programs
+rates_program
