@@ -31,11 +31,15 @@ func check(f *File, now time.Time) Problems {
 	c.word("logging.level", f.Logging.Level, logLevels)
 	c.word("logging.format", f.Logging.Format, logFormats)
 	c.limits()
-	c.issuers()
+	if f.LogAlone() {
+		c.logAlone()
+	} else {
+		c.issuers()
+		c.chains()
+	}
 	c.profiles()
 	c.authorities()
 	c.tokens()
-	c.chains()
 	c.logs()
 	c.timestampAuthorities()
 	return c.problems

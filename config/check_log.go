@@ -38,6 +38,24 @@ func (c *checker) logs() {
 	c.logAudit()
 }
 
+// logAlone refuses what a log alone would not look at.
+func (c *checker) logAlone() {
+	const useless = "this is the configuration of a log alone, without issuers and chains, which has no use for it; remove it, or add them"
+	for key, given := range map[string]int{
+		"profiles": len(c.file.Profiles) - 1, "authorities": len(c.file.Authorities), "trusted_logs": len(c.file.TrustedLogs),
+		"timestamp_authorities": len(c.file.TimestampAuthorities), "log_audit.journals": len(c.file.LogAudit.Journals),
+	} {
+		if given > 0 {
+			c.bad(key, "%s", useless)
+		}
+	}
+	for i, l := range c.file.Logs.List {
+		if l.Remote != nil {
+			c.bad(index("logs", i), "%s", useless)
+		}
+	}
+}
+
 func (c *checker) embedded(at string, e EmbeddedLog) {
 	if e.CheckpointRecord != "" && c.inState(e.CheckpointRecord) {
 		c.bad(join(at, "checkpoint_record"), "a copy of the state directory would hold this file too, and restoring it would go unnoticed; name a file elsewhere, best on another disk")

@@ -1,6 +1,9 @@
 package config
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Log is a certificate transparency log: Embedded or Remote must be given, and
 // not both.
@@ -27,6 +30,13 @@ type EmbeddedLog struct {
 	Key *Key `yaml:"key,omitempty"`
 	// Submission lets others submit to the log; default off.
 	Submission *LogSubmission `yaml:"submission,omitempty"`
+}
+
+// LogAlone reports that the configuration is of a log without a certificate
+// authority: it names no issuers and no chains, and others may submit to its log.
+func (c *Config) LogAlone() bool {
+	return len(c.Issuers) == 0 && len(c.Chains) == 0 &&
+		slices.ContainsFunc(c.Logs.List, func(l Log) bool { return l.Embedded != nil && l.Embedded.Submission != nil })
 }
 
 // LogSubmission is RFC 6962 submission to the embedded log by other replicas, or
