@@ -71,6 +71,12 @@ func addConfigFlags(cmd *cobra.Command, path *string) {
 // reloadOnHangup reloads the configuration at each HUP signal until the returned
 // function is called, which waits for the reload under way.
 func reloadOnHangup(s *stack.Stack) (stop func()) {
+	return onHangup(func(ctx context.Context) { _, _ = s.Reload(ctx, "HUP signal") }) // it has told why not
+}
+
+// onHangup calls reload at each HUP signal, one after the other, until the returned
+// function is called, which waits for the one under way.
+func onHangup(reload func(context.Context)) (stop func()) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGHUP)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -82,7 +88,7 @@ func reloadOnHangup(s *stack.Stack) (stop func()) {
 			case <-ctx.Done():
 				return
 			case <-signals:
-				_, _ = s.Reload(ctx, "HUP signal") // it has told why not
+				reload(ctx)
 			}
 		}
 	}()

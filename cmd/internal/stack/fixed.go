@@ -1,7 +1,9 @@
 package stack
 
 import (
+	"fmt"
 	"reflect"
+	"strings"
 
 	"github.com/mayfly-ca/mayfly/config"
 )
@@ -39,7 +41,7 @@ func restartNeeded(old, f *config.File) config.Problems {
 }
 
 // embeddedLogsOf names the logs in the state directory, with where each keeps its
-// record.
+// record and who may submit to it.
 func embeddedLogsOf(f *config.File) []string {
 	var logs []string
 	for _, l := range f.Logs.List {
@@ -49,6 +51,10 @@ func embeddedLogsOf(f *config.File) []string {
 		text := "{name: " + l.Name + ", embedded: {"
 		if l.Embedded.CheckpointRecord != "" {
 			text += "checkpoint_record: " + l.Embedded.CheckpointRecord
+		}
+		if s := l.Embedded.Submission; s != nil {
+			text += fmt.Sprintf(" submission: {address: %q, tls: {certificate: %s, key: %s}, client_ca: %s, issuers: [%s], per_client: %v}",
+				s.Address, s.TLS.Certificate, s.TLS.Key, s.ClientCA, strings.Join(s.Issuers, ", "), s.PerClient)
 		}
 		logs = append(logs, text+"}}")
 	}

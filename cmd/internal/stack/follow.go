@@ -61,13 +61,14 @@ func (s *Stack) follow(ctx context.Context) {
 }
 
 // followed lists the files whose content a configuration depends on. Not among
-// them are those that are read whenever they are used: server and client
-// certificates and bearer tokens, which are renewed by others, and libraries.
+// them are those that are read whenever they are used, or looked at by themselves:
+// server and client certificates and bearer tokens, which are renewed by others,
+// what submission to the log needs, and libraries.
 func followed(f *config.File) []string {
 	files := []string{f.Path}
 	for _, r := range config.References(f.Config) {
 		own := strings.HasPrefix(r.KeyPath, "listen.tls.") || strings.HasSuffix(r.KeyPath, ".client_certificate") ||
-			strings.HasSuffix(r.KeyPath, ".client_key") || strings.HasSuffix(r.KeyPath, "token_file")
+			strings.HasSuffix(r.KeyPath, ".client_key") || strings.Contains(r.KeyPath, ".submission.") || strings.HasSuffix(r.KeyPath, "token_file")
 		if !own && !r.Library && !slices.Contains(files, r.Path) {
 			files = append(files, r.Path)
 		}

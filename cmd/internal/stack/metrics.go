@@ -82,7 +82,8 @@ func (s *Stack) gather() prometheus.Gatherer {
 	})
 }
 
-// startSideDoors opens what is not for clients: metrics and administration.
+// startSideDoors opens what is not for clients: metrics, administration, and
+// submission to the log by others.
 func (s *Stack) startSideDoors(ctx context.Context, f *config.File) (io.Closer, error) {
 	metrics, err := s.startMetrics(ctx, f.Metrics)
 	if err != nil {
@@ -92,7 +93,11 @@ func (s *Stack) startSideDoors(ctx context.Context, f *config.File) (io.Closer, 
 	if err != nil {
 		return nil, errors.Join(err, metrics.Close())
 	}
-	return closerFunc(func() error { return errors.Join(metrics.Close(), admin.Close()) }), nil
+	submission, err := s.startSubmission(ctx, f)
+	if err != nil {
+		return nil, errors.Join(err, metrics.Close(), admin.Close())
+	}
+	return closerFunc(func() error { return errors.Join(submission.Close(), metrics.Close(), admin.Close()) }), nil
 }
 
 // startMetrics serves metrics on their own address, so that nothing about the

@@ -59,10 +59,19 @@ type planning struct {
 // that of a certificate with the given public key; nil if no certificate is known.
 type keyOpener func(ctx context.Context, f *config.File, path string, k config.Key, public crypto.PublicKey) (hsm.Key, error)
 
+func emptyPlan(f *config.File) *plan {
+	return &plan{file: f, keyOf: map[string]hsm.Key{}, remotes: map[string]ctlog.RemoteConfig{}, remoteKeys: map[string][]byte{}, remoteRoots: map[string][]byte{}}
+}
+
 // newPlan reads every file that the configuration names and collects every
 // problem. The caller closes the plan.
 func newPlan(ctx context.Context, f *config.File, c planning) *plan {
-	p := &plan{file: f, keyOf: map[string]hsm.Key{}, remotes: map[string]ctlog.RemoteConfig{}, remoteKeys: map[string][]byte{}, remoteRoots: map[string][]byte{}}
+	if f.LogAlone() {
+		p := newLogPlan(f, c)
+		p.bad("", "%v", errLogAlone)
+		return p
+	}
+	p := emptyPlan(f)
 	p.planTLS()
 	p.planIssuers()
 	p.planChains(ctx, c)
@@ -216,6 +225,7 @@ func (p *plan) planLogs() {
 		path := fmt.Sprintf("logs[%d]", i)
 		if c.Embedded != nil {
 			p.planShards(path+".embedded", c.Name)
+			p.planSubmission(path+".embedded.submission", c.Embedded.Submission)
 			continue
 		}
 		key, err := os.ReadFile(c.Remote.PublicKey)
@@ -308,6 +318,12 @@ func (p *plan) findMissingFiles() {
 // Check makes every check that needs no network and opens nothing that a
 // running service holds. It returns all problems, nil when there are none.
 func Check(f *config.File, now time.Time) config.Problems {
+	if f.LogAlone() {
+		p := newLogPlan(f, planning{now: now})
+		p.checkTokens()
+		p.findMissingFiles()
+		return p.sorted()
+	}
 	p := newPlan(context.Background(), f, planning{now: now, open: openOffline})
 	defer p.close()
 	if p.policy != nil {
