@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -132,13 +133,19 @@ func parse(path string, text []byte, flags *pflag.FlagSet, now time.Time) (*File
 	return f, nil
 }
 
-// read returns at most one byte more than a configuration may have.
+// readTimeout is for a configuration that comes through a pipe, as a shell's
+// process substitution has it.
+const readTimeout = 5 * time.Second
+
+// read returns at most one byte more than a configuration may have. It does not
+// wait for a pipe that nobody writes to: a service reads its configuration again.
 func read(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }() // nothing was written
+	defer func() { _ = f.Close() }()                   // nothing was written
+	_ = f.SetReadDeadline(time.Now().Add(readTimeout)) // files have none and need none
 	return io.ReadAll(io.LimitReader(f, maxFile+1))
 }
 

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"sync/atomic"
+	"syscall"
 )
 
 const (
@@ -79,7 +80,8 @@ func LoadFile(c FileConfig) (*FileKey, error) {
 // links are followed, because that is how Kubernetes mounts secrets; what is
 // judged is the file that was opened, not the one that the name means later.
 func readSecret(what, path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+	// Without O_NONBLOCK, to open a pipe takes as long as it has no writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", what, err)
 	}

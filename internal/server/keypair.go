@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -113,7 +114,8 @@ func (p *keyPair) read() (cert, key []byte, err error) {
 }
 
 func readPEM(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	// Nobody waits for a pipe that has no writer.
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/mayfly-ca/mayfly/ca"
@@ -89,7 +88,7 @@ func (p *plan) tokenIssuer(path string, c config.Issuer, row policy.Row) oidc.Is
 	}
 	if c.JWKSFile != "" {
 		var err error
-		if is.StaticJWKS, err = os.ReadFile(c.JWKSFile); err != nil {
+		if is.StaticJWKS, err = readBounded(c.JWKSFile); err != nil {
 			p.bad(path+".jwks_file", "%v", err)
 		}
 	}
@@ -161,7 +160,7 @@ func (p *plan) runRuleTests() {
 		for j, r := range c.Rules {
 			for k, t := range r.Tests {
 				path := fmt.Sprintf("issuers[%d].rules[%d].tests[%d]", i, j, k)
-				claims, err := os.ReadFile(t.Token)
+				claims, err := readBounded(t.Token)
 				if err != nil {
 					p.bad(path+".token", "%v", err)
 					continue

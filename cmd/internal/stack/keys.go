@@ -266,7 +266,7 @@ func KeyConfig(name string, k config.Key, public crypto.PublicKey) (pkcs11.KeyCo
 // IssuingKey returns the public key that a chain's key must have: that of the
 // first certificate in its file.
 func IssuingKey(c config.Chain) (crypto.PublicKey, error) {
-	data, err := os.ReadFile(c.Certificates)
+	data, err := readBounded(c.Certificates)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/hsm"
@@ -53,13 +54,21 @@ func (u unopened) Close() error { return nil }
 // maxReferenced bounds a file that the configuration names.
 const maxReferenced = 4 << 20
 
-// readBounded reads a file that the configuration names.
+// readBounded reads a file that the configuration names. It is a file and no
+// pipe, whose opening alone could hold a reload for ever.
 func readBounded(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // only read
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxReferenced+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)

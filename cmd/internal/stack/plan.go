@@ -108,8 +108,19 @@ func (p *plan) planTLS() {
 	if t.Certificate == "" {
 		return
 	}
-	if _, err := tls.LoadX509KeyPair(t.Certificate, t.Key); err != nil {
-		p.bad("listen.tls", "%v", err)
+	certificate, err := readBounded(t.Certificate)
+	if err != nil {
+		p.bad("listen.tls.certificate", "%v", err)
+		return
+	}
+	key, err := readBounded(t.Key)
+	if err != nil {
+		p.bad("listen.tls.key", "%v", err)
+		return
+	}
+	defer clear(key)
+	if _, err := tls.X509KeyPair(certificate, key); err != nil {
+		p.bad("listen.tls", "%s and %s: %v", t.Certificate, t.Key, err)
 	}
 }
 
@@ -118,7 +129,7 @@ func (p *plan) roots(path, file string) *x509.CertPool {
 	if file == "" {
 		return nil
 	}
-	data, err := os.ReadFile(file)
+	data, err := readBounded(file)
 	if err != nil {
 		p.bad(path, "%v", err)
 		return nil
@@ -208,7 +219,7 @@ func (p *plan) signer(ctx context.Context, path string, ch config.Chain, certs [
 }
 
 func (p *plan) certificates(path, file string) []*x509.Certificate {
-	data, err := os.ReadFile(file)
+	data, err := readBounded(file)
 	if err != nil {
 		p.bad(path, "%v", err)
 		return nil
@@ -228,7 +239,7 @@ func (p *plan) planLogs() {
 			p.planSubmission(path+".embedded.submission", c.Embedded.Submission)
 			continue
 		}
-		key, err := os.ReadFile(c.Remote.PublicKey)
+		key, err := readBounded(c.Remote.PublicKey)
 		if err != nil {
 			p.bad(path+".remote.public_key", "%v", err)
 			continue
