@@ -2,12 +2,15 @@ package embedded
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"os"
 	"regexp"
 	"strings"
+	"time"
 )
 
 var issuerPattern = regexp.MustCompile(`^issuer/[0-9a-f]{64}$`)
@@ -45,7 +48,9 @@ func (h readHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// From memory, where it is replaced only when it is on the disk, and where
 		// the check of tiles below looks too.
 		head := h.head()
-		http.ServeContent(w, r, "", head.time, bytes.NewReader(head.raw))
+		// Not by its time: of HTTP's seconds each has several checkpoints.
+		header.Set("ETag", fmt.Sprintf(`"%x"`, sha256.Sum256(head.raw)))
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(head.raw))
 		return
 	case issuerPattern.MatchString(path):
 		header.Set("Content-Type", "application/pkix-cert")
