@@ -313,7 +313,7 @@ func CheckOnline(ctx context.Context, f *config.File, now time.Time) config.Prob
 			problems = append(problems, f.Problem(path, "%v", err))
 		}
 	}
-	return problems
+	return append(problems, askLogKeys(ctx, &tokens, f)...)
 }
 
 func askKey(ctx context.Context, tokens *Tokens, f *config.File, path string, c config.Chain) error {

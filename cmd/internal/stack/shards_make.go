@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/config"
@@ -31,6 +33,9 @@ func EmbeddedLog(f *config.File) (int, error) {
 func MakeShard(ctx context.Context, f *config.File, suffix string, activate time.Time) (_ Shard, err error) {
 	i, err := EmbeddedLog(f)
 	if err != nil {
+		return Shard{}, err
+	}
+	if err := belongsToUs(f.State, os.Geteuid()); err != nil {
 		return Shard{}, err
 	}
 	l := f.Logs.List[i]
@@ -75,6 +80,24 @@ func MakeShard(ctx context.Context, f *config.File, suffix string, activate time
 	return Shard{Name: name, Dir: c.Dir, Info: info}, nil
 }
 
+// belongsToUs refuses to make files as root in a directory of somebody else: the
+// service, who is that somebody, could not open them. They are not given away
+// afterwards either: whoever owns the directory could put another file in their
+// place meanwhile, and be given that.
+func belongsToUs(state string, user int) error {
+	info, err := os.Stat(state)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && user == 0 && st.Uid != 0 {
+		return fmt.Errorf("%s belongs to the user %d, as whom the service runs, and you are root: it could not open what you make there; run this as that user, such as with: runuser -u \"$(id -un %[2]d)\" --", state, st.Uid)
+	}
+	return nil
+}
+
 // unusedKey refuses a key that has signed another tree: two trees under one key
 // are two stories of one log.
 func unusedKey(all []Shard, key embedded.Signer) error {
@@ -89,4 +112,45 @@ func unusedKey(all []Shard, key embedded.Signer) error {
 		}
 	}
 	return nil
+}
+
+// askLogKeys asks the tokens that keys of the embedded log are on, once each.
+func askLogKeys(ctx context.Context, tokens *Tokens, f *config.File) config.Problems {
+	i, err := EmbeddedLog(f)
+	if err != nil {
+		return nil
+	}
+	path := fmt.Sprintf("logs[%d].embedded", i)
+	all, err := Shards(f.State, f.Logs.List[i].Name)
+	if err != nil {
+		return config.Problems{f.Problem(path, "%v", err)}
+	}
+	var problems config.Problems
+	for _, s := range all {
+		place, err := s.Key()
+		if err == nil && (place == nil || len(place.Tokens) == 0 || !s.Info.Frozen.IsZero()) {
+			continue
+		}
+		if err == nil {
+			err = askLogKey(ctx, tokens, f, s, *place)
+		}
+		if err != nil {
+			problems = append(problems, f.Problem(path, "the key of %s: %v", s.Name, err))
+		}
+	}
+	return problems
+}
+
+func askLogKey(ctx context.Context, tokens *Tokens, f *config.File, s Shard, place config.Key) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	public, err := x509.ParsePKIXPublicKey(s.Info.PublicKey)
+	if err != nil {
+		return err
+	}
+	key, err := tokens.Key(ctx, f, "log "+s.Name, place, public)
+	if err != nil {
+		return err
+	}
+	return key.Close()
 }

@@ -8,9 +8,11 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -109,6 +111,22 @@ func TestShardsFollowEachOther(t *testing.T) {
 	if got := s.loggedIn(r.url, publishedLogs(t, r.url)); got != "local" {
 		t.Fatalf("got a certificate in %s, want the only shard", got)
 	}
+	// Nobody who signs meanwhile is to notice anything.
+	ctx, cancel := context.WithCancel(t.Context())
+	var workers sync.WaitGroup
+	token, request := s.token(nil), body(t, newKey(t), "alice@corp.example")
+	for range 4 {
+		workers.Go(func() {
+			for ctx.Err() == nil {
+				a, err := fetch(ctx, http.MethodPost, r.url+"/api/v2/signingCert", token, request)
+				if ctx.Err() == nil && (err != nil || a.status != http.StatusOK) {
+					t.Errorf("a request during the rotation: status %d, error %v: %s", a.status, err, a.body)
+				}
+			}
+		})
+	}
+	defer workers.Wait()
+	defer cancel()
 	activate := time.Now().Add(3 * time.Second)
 	made, err := MakeShard(t.Context(), f, "2027", activate)
 	s.must(err)
@@ -150,6 +168,8 @@ func TestShardsFollowEachOther(t *testing.T) {
 		}
 	}
 	again(r)
+	cancel()
+	workers.Wait()
 	s.must(r.stop())
 	for _, kind := range []string{"log.published", "log.frozen"} {
 		if !bytes.Contains(s.read("state/audit/journal-00000000000000000000.ndjson"), []byte(`"kind":"`+kind+`"`)) {
@@ -197,6 +217,7 @@ func TestServiceStartsBesideADamagedShardThatIsOver(t *testing.T) {
 	s.initLog()
 	r := s.reloading(Options{})
 	f := r.current.Load().file
+	s.loggedIn(r.url, publishedLogs(t, r.url))
 	s.must(r.stop())
 	dir := LogDir(f.State, "local")
 	s.must(os.RemoveAll(filepath.Join(dir, "sequence")))
@@ -215,6 +236,24 @@ func TestServiceStartsBesideADamagedShardThatIsOver(t *testing.T) {
 	}
 	if a := get(t, r.url+"/log/local/checkpoint"); a.status != 200 {
 		t.Errorf("reading the damaged shard: status %d, want 200: %s", a.status, a.body)
+	}
+}
+
+func TestMakeShardRefusesFilesThatTheServiceCouldNotOpen(t *testing.T) {
+	dir := t.TempDir()
+	if os.Geteuid() == 0 { // else it belongs to somebody who is not root already
+		if err := os.Chown(dir, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := belongsToUs(dir, 0); err == nil || !strings.Contains(err.Error(), "and you are root") {
+		t.Errorf("root in a directory of the service's user: got error %v, want a refusal", err)
+	}
+	if err := belongsToUs(dir, 65534); err != nil {
+		t.Errorf("the service's user in it: got error %v, want none", err)
+	}
+	if err := belongsToUs(filepath.Join(dir, "missing"), 0); err != nil {
+		t.Errorf("root where there is nothing yet: got error %v, want none", err)
 	}
 }
 
@@ -326,6 +365,14 @@ tokens: [{name: hsm-a, module: %s, label: %s, pin_file: %s, max_sessions: 4}]`, 
 		if got := status.Logs[0].Shards[i]; got.Record != want || got.RecordProblem != "" || got.Key != "tokens [hsm-a]" {
 			t.Errorf("got shard %+v, want a key on the token and its checkpoint in %s", got, want)
 		}
+	}
+	if problems := CheckOnline(t.Context(), f, time.Now()); len(problems) > 0 {
+		t.Errorf("asking the tokens: got problems %v, want none", problems)
+	}
+	other := *f
+	other.Tokens = nil
+	if problems := CheckOnline(t.Context(), &other, time.Now()); len(problems) != 2 || problems[0].Path != "logs[0].embedded" {
+		t.Errorf("asking tokens that are not configured any more: got problems %v, want one for each shard", problems)
 	}
 	// RSA and P-384 keys are for CAs, not for logs.
 	_, err = pkcs11.Generate(t.Context(), TokenConfig(token.Tokens[0]), pkcs11.GenerateConfig{Object: "p384", Algorithm: "ecdsa-p384"})
