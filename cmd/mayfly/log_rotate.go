@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -147,11 +149,14 @@ func (r rotation) rotate(cmd *cobra.Command, f *config.File) error {
 	if err := printShard(out, made); err != nil {
 		return err
 	}
+	err = askService(cmd.Context(), f, http.MethodPost, "/v1/reload", nil, &stack.Reloaded{})
 	next := "The service has published it: both keys are in its trust files now."
-	var done stack.Reloaded
-	if err := askService(cmd.Context(), f, http.MethodPost, "/v1/reload", nil, &done); err != nil {
+	if err != nil {
 		next = fmt.Sprintf("NOT PUBLISHED YET, for the service did not take it up (%v).\nStart it, or run mayfly reload --config %s, in good time before %s.", err, f.Path, stamp(r.activate))
 	}
-	_, err = fmt.Fprintf(out, "%s\nNext: back up %s; give other replicas what mayfly log status --trusted prints.\n", next, made.Dir)
-	return err
+	_, printErr := fmt.Fprintf(out, "%s\nNext: back up %s; give other replicas what mayfly log status --trusted prints.\n", next, made.Dir)
+	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return printErr // published, or there is no service that could
+	}
+	return errors.Join(fmt.Errorf("publishing %s: %w", made.Name, err), printErr)
 }
