@@ -35,6 +35,9 @@ type setting struct {
 	limits, profiles, logs string
 	shutdown               time.Duration
 	tsa                    bool
+	// organization has the PKI, the provider and the timestamp authority, when not
+	// those of this world alone.
+	organization *world
 }
 
 const (
@@ -42,12 +45,22 @@ const (
 	startTime = 30 * time.Second
 )
 
+// newOrganization is a PKI and an OpenID provider, without Mayfly.
+func newOrganization(t testing.TB) *world {
+	t.Helper()
+	w := &world{pki: newPKI(t)}
+	w.issuer = newIssuer(t, w.pki)
+	return w
+}
+
 // newWorld does what docs/configuration.md tells an administrator to do: write
 // the file, check it, make the log, check again, serve.
 func newWorld(t testing.TB, s setting) *world {
 	t.Helper()
-	w := &world{pki: newPKI(t), dir: t.TempDir(), state: filepath.Join(t.TempDir(), "state")}
-	w.issuer = newIssuer(t, w.pki)
+	if s.organization == nil {
+		s.organization = newOrganization(t)
+	}
+	w := &world{pki: s.organization.pki, issuer: s.organization.issuer, dir: t.TempDir(), state: filepath.Join(t.TempDir(), "state")}
 	w.http = w.client(t)
 	port := freePort(t)
 	metrics := freePort(t)
@@ -55,7 +68,9 @@ func newWorld(t testing.TB, s setting) *world {
 	w.metrics = fmt.Sprintf("http://127.0.0.1:%d/metrics", metrics)
 	var tsa string
 	if s.tsa {
-		w.startTSA(t)
+		if w.tsaURL = s.organization.tsaURL; w.tsaURL == "" {
+			w.startTSA(t)
+		}
 		tsa = fmt.Sprintf("timestamp_authorities:\n  - {url: %s, certificates: %s}\n", w.tsaURL, w.pki.file(tsaChainFile))
 	}
 	if s.logs == "" {
