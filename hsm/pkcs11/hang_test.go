@@ -311,6 +311,33 @@ func TestMetricsAreThoseOfTheLatestToken(t *testing.T) {
 	})
 }
 
+// A reload that was refused opened a token anew and closed it; the one in use must
+// not be gone from the dashboards.
+func TestMetricsOutlastARefusedReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewRegistry()
+		f := newFake(t, ecKey(t, elliptic.P256()))
+		k := f.key(t, f.token(t, TokenConfig{Registerer: reg}))
+		if token, err := newFake(t).tryToken(t, TokenConfig{Registerer: reg, PINFile: pinFile(t, "0000\n")}); err == nil {
+			t.Fatalf("opened %v with a wrong PIN", token)
+		}
+		if got := gauge(t, reg, "mayfly_hsm_ready"); got != 1 {
+			t.Errorf("after another token of the name was not opened mayfly_hsm_ready = %v, want 1", got)
+		}
+		f.set(func() { f.away = true })
+		f.reset()
+		_ = signWithin(k, 4*time.Second)
+		if got := gauge(t, reg, "mayfly_hsm_ready"); got != 0 {
+			t.Errorf("when the token in use is away mayfly_hsm_ready = %v, want 0", got)
+		}
+		f.set(func() { f.away = false })
+		time.Sleep(5 * time.Second)
+		if got := gauge(t, reg, "mayfly_hsm_open_sessions"); got != 2 {
+			t.Errorf("when it is back mayfly_hsm_open_sessions = %v, want 2", got)
+		}
+	})
+}
+
 // Whoever would end the process for calls that hang must not end it for a token
 // that is away.
 func TestHangsTellsHungFromAway(t *testing.T) {

@@ -2,6 +2,7 @@ package pkcs11
 
 import (
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,6 +21,8 @@ type metrics struct {
 	gauges    []*prometheus.GaugeVec
 	token     string
 	codesSeen codesSeen
+	// values are what the gauges are to show; owners guards it.
+	values map[*prometheus.GaugeVec]float64
 }
 
 // maxCodes bounds the label: a vendor has 2^31 codes of his own.
@@ -70,7 +73,7 @@ func newMetrics(reg prometheus.Registerer, token string) (*metrics, error) {
 		return g
 	}
 	m := &metrics{
-		token: token, errors: errs, signing: signing.WithLabelValues(token),
+		token: token, values: make(map[*prometheus.GaugeVec]float64), errors: errs, signing: signing.WithLabelValues(token),
 		bad:      counter("mayfly_hsm_bad_signatures_total", "Signatures of a token that did not verify. None left the process. Any increase means a token that is broken or has another key: find out before you trust it again."),
 		logins:   counter("mayfly_hsm_logins_total", "Logins to a token. An increase after the start means that the connection was lost and made anew."),
 		renewals: counter("mayfly_hsm_reinitialisations_total", "Times that a token could only be had back by initialising its library anew. Each ends the sessions of every token in that library."),
@@ -81,15 +84,19 @@ func newMetrics(reg prometheus.Registerer, token string) (*metrics, error) {
 	}
 	m.gauges = gauges
 	if r.err == nil {
-		owners.Store(m.owner(), m)
+		m.own()
 	}
 	return m, r.err
 }
 
-// owners has the metrics that may set the gauges of a token. A reload may open a
-// token anew before it closes the old one, whose last words must not stand for
-// the new one.
-var owners sync.Map
+// owners has the metrics of the tokens of a name, the latest last: it alone sets
+// the gauges. A reload may open a token anew before it closes the old one, whose
+// last words must not stand for the new one; and if the reload is refused, the
+// new one goes first and the old one's values stand again.
+var owners = struct {
+	sync.Mutex
+	of map[ownership][]*metrics
+}{of: make(map[ownership][]*metrics)}
 
 type ownership struct {
 	ready *prometheus.GaugeVec
@@ -98,18 +105,46 @@ type ownership struct {
 
 func (m *metrics) owner() ownership { return ownership{m.ready, m.token} }
 
+func (m *metrics) own() {
+	owners.Lock()
+	defer owners.Unlock()
+	owners.of[m.owner()] = append(owners.of[m.owner()], m)
+}
+
 // set sets a gauge, unless another token took over.
 func (m *metrics) set(g *prometheus.GaugeVec, value float64) {
-	if current, ok := owners.Load(m.owner()); ok && current == m {
+	owners.Lock()
+	defer owners.Unlock()
+	all := owners.of[m.owner()]
+	if !slices.Contains(all, m) {
+		return // closed
+	}
+	m.values[g] = value
+	if all[len(all)-1] == m {
 		g.WithLabelValues(m.token).Set(value)
 	}
 }
 
 // close takes the gauges of a token that is no more away.
 func (m *metrics) close() {
-	if owners.CompareAndDelete(m.owner(), m) {
-		for _, g := range m.gauges {
-			g.DeleteLabelValues(m.token)
+	owners.Lock()
+	defer owners.Unlock()
+	all := owners.of[m.owner()]
+	last := len(all) > 0 && all[len(all)-1] == m
+	all = slices.DeleteFunc(all, func(other *metrics) bool { return other == m })
+	owners.of[m.owner()] = all
+	if len(all) == 0 {
+		delete(owners.of, m.owner())
+	}
+	if !last {
+		return
+	}
+	for _, g := range m.gauges {
+		g.DeleteLabelValues(m.token)
+	}
+	if len(all) > 0 {
+		for g, value := range all[len(all)-1].values {
+			g.WithLabelValues(m.token).Set(value)
 		}
 	}
 }
