@@ -250,7 +250,7 @@ func (p *Pool) ask(ctx, caller context.Context, m *member, leave pass, s Submiss
 		err = fmt.Errorf("%w: log %q gave no answer in %s: %w", ErrUnavailable, m.Name(), took.Round(time.Millisecond), err)
 	}
 	p.metrics.seconds.WithLabelValues(m.Name(), result(err)).Observe(took.Seconds())
-	if verdict, why = judge(bounded, caller, err, took), err; verdict == lied {
+	if verdict, why = judge(bounded, caller, err, took, p.enough()), err; verdict == lied {
 		reason := reasonOf(err)
 		p.metrics.lies.WithLabelValues(m.Name(), reason).Inc()
 		p.logger.Error("transparency log gave an invalid SCT", "log", m.Name(), "reason", reason, "err", err)
@@ -260,10 +260,10 @@ func (p *Pool) ask(ctx, caller context.Context, m *member, leave pass, s Submiss
 
 // judge says what the result of a submission tells about the log. That it has no
 // room now, or refused one submission, says nothing: a caller could otherwise
-// silence the log by asking for odd certificates. Nor does a caller who went
-// away; but that the time ran out does, if the log had a fair share of it.
-func judge(bounded, caller context.Context, err error, took time.Duration) verdict {
-	const fairShare = 250 * time.Millisecond
+// silence the log by asking for odd certificates. Nor does a caller who went away
+// or has little time, which clients of gRPC choose themselves; but that the time
+// ran out does, if the log had enough of it.
+func judge(bounded, caller context.Context, err error, took, enough time.Duration) verdict {
 	switch {
 	case err == nil:
 		return worked
@@ -271,12 +271,18 @@ func judge(bounded, caller context.Context, err error, took time.Duration) verdi
 		return lied
 	case errors.Is(caller.Err(), context.Canceled):
 		return unclear
-	case bounded.Err() != nil && took < fairShare:
+	case bounded.Err() != nil && took < enough:
 		return unclear
 	case bounded.Err() == nil && (errors.Is(err, ErrRejected) || errors.Is(err, ErrOverloaded)):
 		return unclear
 	}
 	return failed
+}
+
+// enough is how long a log must have had to be blamed for the time that ran out:
+// most of what it has when all logs are well and the caller is in no hurry.
+func (p *Pool) enough() time.Duration {
+	return p.timeout / time.Duration(len(p.members)) * 4 / 5
 }
 
 // report tells the breaker, and whoever watches when it changes.
