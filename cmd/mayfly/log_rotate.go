@@ -152,7 +152,7 @@ func (r rotation) rotate(cmd *cobra.Command, f *config.File) error {
 	err = askService(cmd.Context(), f, http.MethodPost, "/v1/reload", nil, &stack.Reloaded{})
 	next := "The service has published it: both keys are in its trust files now."
 	if err != nil {
-		next = fmt.Sprintf("NOT PUBLISHED YET, for the service did not take it up (%v).\nStart it, or run mayfly reload --config %s, in good time before %s.", err, f.Path, stamp(r.activate))
+		next = fmt.Sprintf("NOT PUBLISHED YET, for the service did not take it up (%v).\nStart it, or run mayfly reload --config %s, in good time before %s. To mayfly log serve, send a HUP signal.", err, f.Path, stamp(r.activate))
 	}
 	_, printErr := fmt.Fprintf(out, "%s\nNext: back up %s; give other replicas what mayfly log status --trusted prints.\n", next, made.Dir)
 	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {

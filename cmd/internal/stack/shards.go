@@ -407,8 +407,12 @@ func (s *Stack) freezeDue(now time.Time) {
 }
 
 // recordShard notes in the journal what became of a shard. What is on the disk
-// decides, so that a journal that fails changes nothing about it.
+// decides, so that a journal that fails changes nothing about it. A log alone in a
+// process has no journal.
 func (s *Stack) recordShard(ctx context.Context, what string, c Shard) {
+	if s.journal == nil {
+		return
+	}
 	err := s.journal.Event(ctx, what, slog.String("log", c.Name), slog.String("log_id", hex.EncodeToString(c.Info.LogID[:])),
 		slog.String("origin", c.Info.Origin), slog.String("activate", c.activation().Format(time.RFC3339)))
 	if err != nil {

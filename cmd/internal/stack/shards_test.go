@@ -239,6 +239,22 @@ func TestServiceStartsBesideADamagedShardThatIsOver(t *testing.T) {
 	}
 }
 
+// A log alone in a process has no journal, and freezes all the same.
+func TestLogServerFreezesShards(t *testing.T) {
+	s := newLogSite(t)
+	s.initShared("shared", time.Time{})
+	s.initShared("shared-2", time.Now().Add(time.Minute))
+	log := s.runLog(Options{})
+	log.stack.freezeDue(time.Now().Add(time.Minute + shardOverlap))
+	info, err := embedded.Inspect(LogDir(filepath.Join(s.dir, "log/state"), "shared"))
+	if err != nil || info.Frozen.IsZero() {
+		t.Errorf("got %+v, error %v, want a frozen log", info, err)
+	}
+	if got := s.status("/log/shared/checkpoint"); got != http.StatusOK {
+		t.Errorf("reading the frozen shard: got status %d, want 200", got)
+	}
+}
+
 func TestMakeShardRefusesFilesThatTheServiceCouldNotOpen(t *testing.T) {
 	dir := t.TempDir()
 	if os.Geteuid() == 0 { // else it belongs to somebody who is not root already
