@@ -265,6 +265,25 @@ func TestPoolRestsLongerEachTime(t *testing.T) {
 	})
 }
 
+// What becomes of submissions from before a change says nothing about what is now.
+func TestPoolRestsOnceForOneOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		a := &scripted{name: "a", id: 1, do: func(context.Context) error { <-release; return ctlog.ErrUnavailable }}
+		p := newPool(t, a)
+		var group sync.WaitGroup
+		for range 64 {
+			group.Go(func() { _, _ = p.Submit(t.Context(), ctlog.Submission{}) })
+		}
+		synctest.Wait()
+		close(release)
+		group.Wait()
+		if rest := rests(t, p); rest > 2*time.Second {
+			t.Errorf("64 failures at once make a rest of %s, want that of the first: up to 2s", rest)
+		}
+	})
+}
+
 // A panic in a log must not leave it on trial for good.
 func TestPoolSurvivesATrialThatPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -287,13 +306,17 @@ func TestPoolSurvivesATrialThatPanics(t *testing.T) {
 func TestPoolProbesALogThatRests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var well atomic.Bool
+		var p *ctlog.Pool
 		a := &probed{scripted: scripted{name: "a", id: 1}, probe: func(ctx context.Context) error {
+			if p.Ready() == nil {
+				t.Error("the rest is over before the probe is answered")
+			}
 			if !well.Load() {
 				return hangs(ctx)
 			}
 			return nil
 		}}
-		p := newPool(t, a)
+		p = newPool(t, a)
 		breakOpen(t, p, &a.scripted)
 		opened, asked := time.Now(), a.asked()
 		time.Sleep(2 * time.Minute)

@@ -337,3 +337,27 @@ func TestPoolSoak(t *testing.T) {
 		}
 	})
 }
+
+// A connection that went dead unnoticed costs time, and neither the SCT nor the
+// part of the next log.
+func TestPoolSurvivesADeadConnection(t *testing.T) {
+	ca := testca.New(t)
+	synctest.Test(t, func(t *testing.T) {
+		s := ca.Precertificate(t)
+		a, b := newServedLog(t, "a"), newServedLog(t, "b")
+		p := newPool(t, a.Remote, b.Remote)
+		faults := []logtest.Fault{logtest.None, logtest.Hangs, logtest.None}
+		a.SetEach(func() logtest.Fault {
+			f := faults[0]
+			faults = faults[1:]
+			return f
+		})
+		for range 2 {
+			start := time.Now()
+			sct, err := p.Submit(t.Context(), s)
+			if took := time.Since(start); err != nil || sct.Log != "a" || took > 1250*time.Millisecond {
+				t.Errorf("SCT of %q, %v after %s; want one of a within its part", sct.Log, err, took)
+			}
+		}
+	})
+}
