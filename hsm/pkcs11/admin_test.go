@@ -398,3 +398,25 @@ func TestNothingInTheSeamDestroys(t *testing.T) {
 		}
 	}
 }
+
+// Two people make the key of the same chain at the same moment, each finding the
+// name free: both keys would match, and the service would start with neither.
+func TestGenerateNoticesATwinMadeAtTheSameTime(t *testing.T) {
+	s := newStation(t)
+	var first *Generated
+	s.lib.generate = func([]*p11.Attribute) error {
+		s.lib.generate = nil
+		first = s.make(t, GenerateConfig{Object: "corp", Algorithm: "ecdsa-p256"})
+		return nil
+	}
+	made, err := Generate(t.Context(), s.config, GenerateConfig{Object: "corp", Algorithm: "ecdsa-p256"})
+	if err == nil || !strings.Contains(err.Error(), "made at the same time") {
+		t.Errorf("the second of two keys with one name: %v, want that another was made at the same time", err)
+	}
+	if made == nil || first == nil || made.Key.Fingerprint() == first.Key.Fingerprint() {
+		t.Errorf("made %+v beside %+v, want another key, for the minutes", made, first)
+	}
+	if n := len(s.keys(t)); n != 2 {
+		t.Errorf("the token holds %d keys, want both", n)
+	}
+}

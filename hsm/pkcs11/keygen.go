@@ -289,6 +289,13 @@ func (v *visitor) judge(g GenerateConfig, made *Generated, public, private p11.O
 	case made.Key.Algorithm != g.Algorithm:
 		return fmt.Errorf("the token made a key of the kind %q, and was asked for %q", made.Key.Algorithm, g.Algorithm)
 	}
+	twins, err := objects(v.lib, v.session, keyTemplate(p11.CKO_PRIVATE_KEY, g.Object, nil))
+	if err != nil {
+		return fmt.Errorf("looking for others of the new key's name: %w", err)
+	}
+	if len(twins) != 1 {
+		return fmt.Errorf("the token now holds %s with the label %q: another was made at the same time, and a configuration that says this label means neither", count(len(twins), "private key"), g.Object)
+	}
 	made.Message = "mayfly hsm keygen test " + rand.Text()
 	digest := sha256.Sum256([]byte(made.Message))
 	made.Signature, err = v.sign(v.session, made.Key, digest[:])
