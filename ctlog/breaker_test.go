@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -342,6 +343,44 @@ func TestPoolProbesALogThatRests(t *testing.T) {
 		time.Sleep(time.Minute)
 		if len(a.probes()) != n {
 			t.Errorf("a log that is well is probed")
+		}
+	})
+}
+
+// hook is a slog.Handler that calls itself for each message.
+type hook func(message string)
+
+func (hook) Enabled(context.Context, slog.Level) bool        { return true }
+func (h hook) Handle(_ context.Context, r slog.Record) error { h(r.Message); return nil }
+func (h hook) WithAttrs([]slog.Attr) slog.Handler            { return h }
+func (h hook) WithGroup(string) slog.Handler                 { return h }
+
+// A trial may fail before the probe that allowed it has quite ended.
+func TestPoolGoesOnProbingAfterATrialThatFailsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p *ctlog.Pool
+		answers := 0
+		a := &probed{scripted: scripted{name: "a", id: 1}, probe: func(context.Context) error {
+			if answers++; answers > 1 && p.Ready() == nil {
+				t.Error("the rest is over before the second probe is answered")
+			}
+			return nil
+		}}
+		var err error
+		p, err = ctlog.NewPool(ctlog.PoolConfig{Logs: []ctlog.Log{a}, Logger: slog.New(hook(func(message string) {
+			if message == "transparency log answers again" && answers == 1 {
+				_, _ = submit(t, p)
+			}
+		}))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.Close)
+		breakOpen(t, p, &a.scripted)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if answers != 2 {
+			t.Errorf("%d probes, want 2", answers)
 		}
 	})
 }

@@ -19,23 +19,24 @@ func (p *Pool) probe(m *member, prober Prober) {
 	}
 	m.breaker.attend(true)
 	p.probing.Go(func() {
-		defer m.breaker.attend(false)
 		for {
 			timer := time.NewTimer(m.breaker.rest(p.clock()))
 			select {
 			case <-timer.C:
 			case <-p.stop:
 				timer.Stop()
+				m.breaker.attend(false)
 				return
 			}
 			err := p.askProber(prober)
 			select {
 			case <-p.stop:
+				m.breaker.attend(false)
 				return
 			default:
 			}
 			if err == nil {
-				m.breaker.answered()
+				m.breaker.answered() // another probing may begin from here on
 				p.logger.Info("transparency log answers again", "log", m.Name())
 				return
 			}
