@@ -178,6 +178,31 @@ func TestPoolSharesItsTimeFairly(t *testing.T) {
 	}
 }
 
+// A log that rests for long must not make clients wait for another that may be
+// well any moment.
+func TestOutageTellsWhenTheFirstLogMayBeAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := &scripted{name: "a", id: 1}, &scripted{name: "b", id: 2, ready: ctlog.ErrOverloaded}
+		p := newPool(t, a, b)
+		breakOpen(t, p, a)
+		if rest := rests(t, p); rest > 2*time.Second {
+			t.Errorf("retry after %s, want the first rest of a", rest)
+		}
+		for range 5 {
+			time.Sleep(30 * time.Second)
+			_, _ = submit(t, p)
+		}
+		if rest := rests(t, p); rest != 5*time.Second {
+			t.Errorf("retry after %s, want 5s for b, which may have room any moment", rest)
+		}
+		b.ready, b.do = nil, fails(ctlog.ErrUnavailable)
+		_, err := submit(t, p)
+		if outage, ok := errors.AsType[*ctlog.Outage](err); !ok || outage.RetryAfter != 5*time.Second {
+			t.Errorf("got %v, want to retry after 5s", err)
+		}
+	})
+}
+
 func TestPoolTriesALogAgainWithOneSubmissionAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &scripted{name: "a", id: 1}

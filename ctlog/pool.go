@@ -136,9 +136,7 @@ func (p *Pool) Ready() error {
 			return nil
 		}
 		reasons = append(reasons, err)
-		if resting, ok := errors.AsType[*restingError](err); ok {
-			outage.sooner(resting.wait)
-		}
+		outage.sooner(err)
 	}
 	outage.Err = errors.Join(reasons...)
 	return outage
@@ -200,13 +198,9 @@ func (r *round) ask(ctx, caller context.Context, members []*member) {
 			}
 		}
 		r.reasons = append(r.reasons, err)
-		if resting, ok := errors.AsType[*restingError](err); ok {
-			r.outage.sooner(resting.wait)
-			if resting.trial != nil {
-				r.trials = append(r.trials, trial{m, resting.trial})
-			}
-		} else if failure, ok := errors.AsType[*attemptError](err); ok {
-			r.outage.sooner(min(failure.retryAfter, maxRest))
+		r.outage.sooner(err)
+		if resting, ok := errors.AsType[*restingError](err); ok && resting.trial != nil {
+			r.trials = append(r.trials, trial{m, resting.trial})
 		}
 	}
 }
