@@ -164,7 +164,7 @@ func TestTheLogInTheBoxTakesOver(t *testing.T) {
 			t.Errorf("%q: got %d %s, want a certificate", fault, a.status, a.body)
 		}
 	}
-	if journal := s.journal(); strings.Count(journal, `"log":"local"`) != 2 || strings.Count(journal, `"log":"far"`) != 1 {
+	if journal := s.journal(); strings.Count(journal, `"sct":{"log":"local"`) != 2 || strings.Count(journal, `"sct":{"log":"far"`) != 1 {
 		t.Errorf("want one SCT of the remote log and two of the one in the box in the journal:\n%s", journal)
 	}
 	r.wantJournal(s, 3, 0)
