@@ -170,17 +170,11 @@ func (k *checker) bundle(index uint64) bool {
 // arbitrate finds out which of a bundle and its tile is damaged, by what the tree
 // above says, and returns the hashes to go on with.
 func (k *checker) arbitrate(index uint64, partial uint8, bundle, tile [][32]byte) [][32]byte {
-	bundleFile := filepath.Join(k.view.tree, bundlePath(index, partial))
-	err := fmt.Errorf("bundle %d and tile %d differ in what their entries hash to", index, index)
-	switch {
-	case k.fits(index, tile):
-		k.fault(bundleFile, err, remedyFile)
-		return tile
-	case k.fits(index, bundle):
-		// The tile itself is told when it is compared.
-		return bundle
+	if k.fits(index, bundle) {
+		return bundle // the tile is told when it is compared
 	}
-	k.fault(bundleFile, err, remedyFile)
+	k.fault(filepath.Join(k.view.tree, bundlePath(index, partial)),
+		fmt.Errorf("the entries of bundle %d are not those of its tile", index), remedyFile)
 	return tile
 }
 

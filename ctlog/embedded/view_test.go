@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/transparency-dev/tessera/ctonly"
+
 	"github.com/mayfly-ca/mayfly/ctlog/internal/testca"
 )
 
@@ -156,6 +158,23 @@ func TestCheckNoticesAnOldCopyByTheRecord(t *testing.T) {
 	}
 }
 
+func TestCheckNoticesASequenceFileOfAnotherCopy(t *testing.T) {
+	v, _ := viewOf(t, 3)
+	other := filepath.Join(t.TempDir(), "other")
+	copyTree(t, v.dir, other)
+	for _, dir := range []string{v.dir, other} {
+		fill(t, testConfig(t, dir), testca.New(t), 1)
+	}
+	sequenced := filepath.Join(v.dir, sequenceDir)
+	if err := os.RemoveAll(sequenced); err != nil {
+		t.Fatal(err)
+	}
+	copyTree(t, filepath.Join(other, sequenceDir), sequenced)
+	if r := check(t, v, ""); len(r.Faults) != 1 || r.Faults[0].File != sequenced || !strings.Contains(r.Faults[0].Problem, "entry 3 is another one") {
+		t.Errorf("got faults %+v, want one about entry 3 of the sequence file", r.Faults)
+	}
+}
+
 func TestEntriesAreReadAndProven(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "log")
 	clock := &testClock{now: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)}
@@ -262,4 +281,27 @@ func TestFreezeRefusesWhatIsNotPublished(t *testing.T) {
 	if err := Freeze(v.dir, time.Now()); err == nil || !strings.Contains(err.Error(), "covers 3 entries of 4") {
 		t.Errorf("got error %v, want that an entry is not under the checkpoint", err)
 	}
+}
+
+// What parses as a bundle comes apart as entries: nothing is checked twice.
+func FuzzEntriesOfABundle(f *testing.F) {
+	for _, precert := range []bool{true, false} {
+		e := ctonly.Entry{Timestamp: 1, IsPrecert: precert, Certificate: []byte("tbs"), FingerprintsChain: [][32]byte{{1}, {2}}}
+		if precert {
+			e.Precertificate = []byte("precertificate")
+		}
+		f.Add(append(e.LeafData(0), e.LeafData(1)...))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		leaves, err := parseBundle(raw)
+		if err != nil {
+			return
+		}
+		for i, l := range leaves {
+			e, err := l.entry()
+			if err != nil || e.Index != l.index || !e.Time.Equal(l.time) || e.LeafHash != l.hash || len(e.Certificate) == 0 {
+				t.Errorf("entry %d of %x: got %+v, error %v, want what the leaf says", i, raw, e, err)
+			}
+		}
+	})
 }
