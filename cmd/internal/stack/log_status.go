@@ -170,6 +170,11 @@ func shardStatus(ctx context.Context, f *config.File, l config.Log, all []Shard,
 		s.Key = err.Error()
 	} else if k != nil {
 		s.Key = keyPlace(*k)
+		for _, which := range []struct{ what, value string }{{"object", k.Object}, {"id", k.ID}, {"uri", k.URI}} {
+			if which.value != "" {
+				s.Key += ", " + which.what + " " + which.value
+			}
+		}
 	}
 	switch current := CurrentShard(all, now); {
 	case !s.Frozen.IsZero():

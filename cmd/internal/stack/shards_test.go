@@ -377,9 +377,12 @@ tokens: [{name: hsm-a, module: %s, label: %s, pin_file: %s, max_sessions: 4}]`, 
 	eventually(t, "the shard with the second key takes entries", func() bool { return s.loggedIn(r.url, published) == "local-next" })
 	status, err := r.Logs(t.Context())
 	s.must(err)
-	for i, want := range []string{filepath.Join(s.dir, "record"), filepath.Join(s.dir, "record-next")} {
-		if got := status.Logs[0].Shards[i]; got.Record != want || got.RecordProblem != "" || got.Key != "tokens [hsm-a]" {
-			t.Errorf("got shard %+v, want a key on the token and its checkpoint in %s", got, want)
+	for i, want := range []struct{ record, key string }{
+		{filepath.Join(s.dir, "record"), "tokens [hsm-a], object ca"},
+		{filepath.Join(s.dir, "record-next"), "tokens [hsm-a], object log-2"},
+	} {
+		if got := status.Logs[0].Shards[i]; got.Record != want.record || got.RecordProblem != "" || got.Key != want.key {
+			t.Errorf("got shard %+v, want its key as %q and its checkpoint in %s", got, want.key, want.record)
 		}
 	}
 	if problems := CheckOnline(t.Context(), f, time.Now()); len(problems) > 0 {
