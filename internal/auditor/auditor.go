@@ -69,7 +69,7 @@ type Auditor struct {
 	journals []*journalState
 	issuers  []*x509.Certificate
 	ours     map[hash]bool
-	pending  map[hash]pending
+	pending  map[subject]pending
 	promises map[hash]promise
 	accepted map[string]bool
 	passing  []Alarm
@@ -84,7 +84,7 @@ func Open(c Config) (*Auditor, error) {
 	}
 	a := &Auditor{
 		dir: c.Dir, targets: c.Targets, interval: c.Interval, sink: c.Record, clock: c.Clock, logger: c.Logger,
-		pending: map[hash]pending{}, promises: map[hash]promise{}, accepted: map[string]bool{}, recorded: map[string]bool{},
+		pending: map[subject]pending{}, promises: map[hash]promise{}, accepted: map[string]bool{}, recorded: map[string]bool{},
 	}
 	if a.interval == 0 {
 		a.interval = 30 * time.Second

@@ -148,7 +148,9 @@ func (a *Auditor) record(j *journalState, r audit.Followed) error {
 		if len(j.keys) < maxKeys {
 			j.keys[r.Intent.IssuerKeyHash] = true
 		}
-		delete(a.pending, name)
+		for _, l := range a.logs {
+			delete(a.pending, subject{l.Key.ID, name})
+		}
 		if id := hex.EncodeToString(name[:]); a.state.Findings[id].Class == Unexplained {
 			delete(a.state.Findings, id)
 			a.dirty = true

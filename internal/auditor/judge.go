@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 )
@@ -51,6 +52,9 @@ func (a *Auditor) retarget() error {
 		logs = append(logs, s)
 	}
 	a.logs = logs
+	// What waits of a log that is not audited any more would wait for ever. If it
+	// comes back, it is in the state or is read again.
+	maps.DeleteFunc(a.pending, func(s subject, _ pending) bool { return a.logByID(s.log) == nil })
 	return errors.Join(errs...)
 }
 
@@ -66,8 +70,8 @@ func (a *Auditor) logByID(id hash) *logState {
 // judge decides what can be decided by now, and raises what is wrong now.
 func (a *Auditor) judge() {
 	now := a.clock()
-	for name, p := range a.pending {
-		if err := a.judgeEntry(name, p); err != nil {
+	for _, p := range a.pending {
+		if err := a.judgeEntry(p); err != nil {
 			a.raise(Alarm{Class: Forgotten, Text: err.Error()})
 			break
 		}
@@ -79,7 +83,8 @@ func (a *Auditor) judge() {
 
 // judgeEntry decides about an entry once every journal is known to be read up to a
 // time after it was seen.
-func (a *Auditor) judgeEntry(name hash, p pending) error {
+func (a *Auditor) judgeEntry(p pending) error {
+	name := p.Name
 	l := a.logByID(p.LogID)
 	if l == nil || p.Index >= max(l.good.End(), l.saved.Base) {
 		return nil // not proven to be in the log so far
@@ -89,7 +94,7 @@ func (a *Auditor) judgeEntry(name hash, p pending) error {
 			return nil
 		}
 	}
-	delete(a.pending, name)
+	delete(a.pending, p.subject())
 	// Nearby, it was looked for when it was read. Somebody may have submitted a
 	// certificate of last year.
 	for _, j := range a.journals {

@@ -63,6 +63,12 @@ type pending struct {
 	Final bool `json:"final"`
 }
 
+// subject is what waits: an entry of one log. That another log has the same, or
+// says so, must not decide about this one.
+type subject struct{ log, name hash }
+
+func (p pending) subject() subject { return subject{p.LogID, p.Name} }
+
 const (
 	// maxUndecided bounds what waits for the other side: entries for intents, and
 	// promises for entries. At the bound, reading waits too.
@@ -101,7 +107,7 @@ func (a *Auditor) openLog(l Log) (*logState, error) {
 	}
 	s.cursor = clone(s.good)
 	for _, p := range saved.Pending {
-		a.pending[p.Name] = p
+		a.pending[p.subject()] = p
 	}
 	return s, nil
 }
@@ -276,8 +282,9 @@ func (a *Auditor) entry(s *logState, index uint64, e Entry) error {
 			return nil
 		}
 	}
-	if _, ok := a.pending[name]; !ok {
-		a.pending[name] = pending{Log: s.Name, LogID: s.Key.ID, Index: index, Time: e.Time, Name: name, Seen: s.seen.UTC(), Final: e.Certificate != nil}
+	p := pending{Log: s.Name, LogID: s.Key.ID, Index: index, Time: e.Time, Name: name, Seen: s.seen.UTC(), Final: e.Certificate != nil}
+	if _, ok := a.pending[p.subject()]; !ok {
+		a.pending[p.subject()] = p
 	}
 	return nil
 }
