@@ -2,7 +2,9 @@
 // gives back signed certificate timestamps that it has verified.
 //
 // A [Log] is one log: [Remote] speaks RFC 6962 over HTTP, the embedded package
-// keeps a log on this machine's disk. A [Pool] puts several behind one face.
+// keeps a log on this machine's disk. A [Pool] puts several behind one face, and
+// has a breaker for each, so that a log of which it is known that it fails costs
+// nobody time or a signature.
 //
 // Invariants:
 //   - an SCT leaves a Log only after its version, log id, timestamp and signature
@@ -10,7 +12,9 @@
 //     log can neither lend us another's promise nor sign other bytes than ours;
 //   - a pool gives exactly one SCT, because clients in the field refuse a
 //     certificate with more;
-//   - every call is bounded: in time, in bytes read and in attempts.
+//   - every call is bounded: in time, in bytes read and in attempts, and a pool's
+//     time does not grow with the number of its logs;
+//   - nothing that the one who asks for a certificate can do makes a log rest.
 //
 // The package does not decide what to do when no log answers (the caller fails
 // closed), does not audit logs afterwards, and does not choose which logs the
