@@ -132,8 +132,8 @@ func TestIssuanceHealsWithTheLog(t *testing.T) {
 	asked := l.Submissions()
 	start := time.Now()
 	wantLogOutage(t, r.ask(s))
-	// Five of the 2.5 s that a log may take would be that; the machine may be slow.
-	if took := time.Since(start); took > time.Second || l.Submissions() != asked {
+	// Nobody waits for a log at rest; the machine may be slow.
+	if took := time.Since(start); took > 2*time.Second || l.Submissions() != asked {
 		t.Errorf("took %v and %d submissions, want to be refused at once", took, l.Submissions()-asked)
 	}
 	if a := get(t, r.url+"/readyz"); a.status != http.StatusServiceUnavailable || !strings.Contains(string(a.body), `"log":false`) {
