@@ -6,9 +6,12 @@ import (
 	"crypto/x509"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/rfc6962"
 )
 
@@ -47,4 +50,33 @@ func BenchmarkAddPreChainUnderP384Root(b *testing.B) {
 			}
 		})
 	}
+}
+
+// Replicas over TLS, 64 submissions at once, each SCT verified: what one process
+// gives that has the log, its clients and their CA on the same cores.
+func BenchmarkRemotes(b *testing.B) {
+	w := newWorld(b, func(_ *world, c *rfc6962.Config) { c.PerClient = rfc6962.Rate{Count: 1 << 40, Per: time.Minute} })
+	cert, key := w.clientFiles(b, "replica")
+	r, err := ctlog.NewRemote(ctlog.RemoteConfig{
+		Name: "test", URL: w.server.URL, PublicKey: w.keyPEM(), RootCAs: w.clientRoots(), ClientCertFile: cert, ClientKeyFile: key,
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	submissions := make([]ctlog.Submission, b.N)
+	for i := range submissions {
+		if submissions[i], err = ctlog.NewSubmission(w.issuing.precertificate(b, nil), w.issuing.chain(nil)[1:]); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var next atomic.Int64
+	b.SetParallelism(64 / runtime.GOMAXPROCS(0))
+	b.ResetTimer()
+	b.RunParallel(func(p *testing.PB) {
+		for p.Next() {
+			if _, err := r.Submit(b.Context(), submissions[next.Add(1)-1]); err != nil {
+				b.Error(err)
+			}
+		}
+	})
 }

@@ -225,6 +225,12 @@ func TestPathsThatAreTaken(t *testing.T) {
 	if got := w.add(t, "add-chain", crossed.chain(w.issuing.leaf(t, nil))); got.status != 400 || !strings.Contains(got.body, "no path") {
 		t.Errorf("cross-signed by a stranger: got %d %q, want 400", got.status, got.body)
 	}
+	// One that is not for code signing, whatever it signs.
+	servers := w.root.below(t, "servers", newKey(t, elliptic.P256()), func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })
+	w.handler.SetIssuers(issuers(t, servers.above))
+	if got := w.add(t, "add-chain", servers.chain(servers.leaf(t, nil))); got.status != 400 || !strings.Contains(got.body, "key usage") {
+		t.Errorf("an issuer of server certificates: got %d %q, want 400", got.status, got.body)
+	}
 	// What is no longer listed is no longer taken.
 	w.handler.SetIssuers(issuers(t, between.above))
 	if got := w.add(t, "add-chain", w.issuing.chain(w.issuing.leaf(t, nil))); got.status != 400 || !strings.Contains(got.body, "none of the issuing") {

@@ -211,7 +211,9 @@ func TestQuotaIsPerClientKey(t *testing.T) {
 // A body that does not come holds its connection no longer than the listener lets
 // it, and a client cannot take all the places.
 func TestSlowBodiesAreCutOff(t *testing.T) {
-	w := newWorld(t, func(w *world, c *rfc6962.Config) { w.readTimeout, c.InFlight = 500*time.Millisecond, 2 })
+	w := newWorld(t, func(w *world, c *rfc6962.Config) {
+		w.readTimeout, c.InFlight, c.PerClient.Count = 500*time.Millisecond, 2, 1<<30
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	status := make(chan string, 1)

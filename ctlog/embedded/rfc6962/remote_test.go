@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/rfc6962"
 )
 
 func (w *world) clientRoots() *x509.CertPool {
@@ -42,7 +43,9 @@ func (w *world) clientFiles(t testing.TB, name string) (cert, key string) {
 // Many submitters at once: each gets an SCT that it can verify, over an entry of
 // its own. ctlog.Remote has verified it when it returns.
 func TestRemotesSubmitAtOnce(t *testing.T) {
-	w := newWorld(t, nil)
+	// A busy machine may be slow; that is not what this is about.
+	const patience = 30 * time.Second
+	w := newWorld(t, func(_ *world, c *rfc6962.Config) { c.Timeout = patience })
 	const submitters, each = 64, 4
 	cert, key := w.clientFiles(t, "replica")
 	var submissions [submitters][each]ctlog.Submission
@@ -57,7 +60,7 @@ func TestRemotesSubmitAtOnce(t *testing.T) {
 	}
 	r, err := ctlog.NewRemote(ctlog.RemoteConfig{
 		Name: "test", URL: w.server.URL, PublicKey: w.keyPEM(), RootCAs: w.clientRoots(),
-		ClientCertFile: cert, ClientKeyFile: key,
+		ClientCertFile: cert, ClientKeyFile: key, AttemptTimeout: patience, Timeout: patience,
 	})
 	if err != nil {
 		t.Fatal(err)
