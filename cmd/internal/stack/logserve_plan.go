@@ -24,7 +24,8 @@ func (p *plan) planSubmission(path string, c *config.LogSubmission) {
 	if c == nil {
 		return
 	}
-	if _, err := tls.LoadX509KeyPair(c.TLS.Certificate, c.TLS.Key); err != nil {
+	pair := live[*tls.Certificate]{files: []string{c.TLS.Certificate, c.TLS.Key}, build: buildPair}
+	if err := pair.load(); err != nil {
 		p.bad(path+".tls", "%v", err)
 	}
 	if data, err := readBounded(c.ClientCA); err != nil {
