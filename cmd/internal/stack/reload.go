@@ -70,6 +70,8 @@ func (s *Stack) Reload(ctx context.Context, why string) (Reloaded, error) {
 	if s.closed {
 		return Reloaded{}, errClosed
 	}
+	ctx, cancel := s.untilStop(ctx)
+	defer cancel()
 	before := s.current.Load()
 	n, err := s.prepare(ctx, before)
 	if err != nil {
@@ -90,6 +92,20 @@ func (s *Stack) Reload(ctx context.Context, why string) (Reloaded, error) {
 	s.recordNewShards(ctx, before, n)
 	s.logger.Info("configuration loaded", "why", why, "previous_digest", done.Previous, "config_digest", done.Digest)
 	return done, nil
+}
+
+// untilStop returns a context that also ends with the service, and in time: a token
+// that hangs would hold the reload, and the reload all others and the end.
+func (s *Stack) untilStop(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
+	go func() {
+		select {
+		case <-s.stopping:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }
 
 // swap takes a snapshot into use and lets the one before end.

@@ -63,6 +63,8 @@ type Stack struct {
 	reloading sync.Mutex
 	reloads   reloads
 	closed    bool
+	// stopping is closed when the service ends: no reload keeps it waiting.
+	stopping chan struct{}
 	// ending says that something ends within a week.
 	ending atomic.Bool
 	// stuck is told that calls hang in a token's library, and stuckErr is why that
@@ -81,7 +83,7 @@ func Open(ctx context.Context, f *config.File, o Options) (*Stack, error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	s := &Stack{options: o, logger: logger(o.Logger), registry: prometheus.NewRegistry(), stuck: make(chan error, 1)}
+	s := &Stack{options: o, logger: logger(o.Logger), registry: prometheus.NewRegistry(), stuck: make(chan error, 1), stopping: make(chan struct{})}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.metrics = newMetrics(s.registry)
 	s.tokens = &Tokens{Logger: s.logger, Registerer: s.registry, Clock: o.Clock, OnStuck: s.hearOfStuck}
@@ -251,6 +253,7 @@ func bounded(step func(context.Context) error) error {
 // still do belongs in it. Run calls it; calling it again does nothing.
 func (s *Stack) Close() error {
 	s.once.Do(func() {
+		close(s.stopping)
 		s.reloading.Lock()
 		s.closed = true
 		s.reloading.Unlock()

@@ -1,0 +1,58 @@
+package stack
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/hsm/pkcs11/faultmodule"
+)
+
+// onToken runs the service with its CA key on a token that goes wrong on command.
+func (s *site) onToken(t *testing.T) (*running, *faultmodule.Module) {
+	t.Helper()
+	block, _ := pem.Decode(s.read("ca.key"))
+	private, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	s.must(err)
+	m, token := faultyToken(t, private.(*ecdsa.PrivateKey))
+	ln := listen(t)
+	f := s.configure(ln.Addr().String(), "")
+	s.edit("key: {file: ca.key}", "key: {tokens: [hsm-a], object: ca}",
+		"chains:", fmt.Sprintf("tokens:\n  - {name: hsm-a, module: %s, label: corp, pin_file: %s, max_sessions: 4}\nchains:", token.Module, token.PINFile))
+	f, err = config.Load(f.Path, nil)
+	s.must(err)
+	return s.start(f, Options{Listener: ln, Load: func() (*config.File, error) { return config.Load(f.Path, nil) }}), m
+}
+
+// A reload whose token hangs holds a lock. Who stops the service must not wait for
+// it: a supervisor that loses patience kills, and the journal's end is not written.
+func TestStopDoesNotWaitForAReloadThatHangs(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	r, m := s.onToken(t)
+	if a := ask(t, r.url, s.token(nil)); a.status != 200 {
+		t.Fatalf("a certificate from the token: %d %s", a.status, a.body)
+	}
+	m.Hang("FindObjects", faultmodule.Forever)
+	reloaded := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), reloadTimeout) // as an administrator's
+		defer cancel()
+		_, err := r.Reload(ctx, "test")
+		reloaded <- err
+	}()
+	eventually(t, "the reload hangs", func() bool { return m.Hanging("FindObjects") > 0 })
+	began := time.Now()
+	_ = r.stop() // the token cannot be closed in order
+	if took := time.Since(began); took > 2*closeTimeout+5*time.Second {
+		t.Errorf("the service took %v to stop while a reload hung", took.Round(time.Second))
+	}
+	if err := <-reloaded; err == nil {
+		t.Error("a reload with a token that hangs was accepted")
+	}
+}
