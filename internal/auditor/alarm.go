@@ -42,7 +42,8 @@ const (
 	Unreachable Class = "unreachable"
 	// BadJournal is a journal that is damaged, was cut, or is not there.
 	BadJournal Class = "journal"
-	// Behind is a copy of a journal that is too old for entries to be judged.
+	// Behind is a copy of a journal that is too old for entries to be judged, or a log
+	// that comes to no end.
 	Behind Class = "behind"
 	// Forgotten is that the auditor lost what it knew.
 	Forgotten Class = "forgotten"
@@ -63,7 +64,7 @@ var remedies = map[Class]string{
 	Stale:       "the log does not sign heads any more: look after its process, its disk and its clock",
 	Unreachable: "make the log reachable from here: address, certificate and network",
 	BadJournal:  "run mayfly audit verify on the original; if it is whole, copy it again from the beginning",
-	Behind:      "copy the journal more often, or find out why its copy stands still",
+	Behind:      "of a journal: copy it more often, or find out why its copy stands still; of a log: find out whether it is as long as it says",
 	Forgotten:   "everything is read again from the beginning; look for earlier alarms in the audit journal",
 }
 

@@ -38,6 +38,8 @@ type Config struct {
 	// Record writes an event of the audit journal; nil means none. Heads go there, so
 	// that they are kept where the journal is kept.
 	Record func(ctx context.Context, kind string, attrs ...slog.Attr) error
+	// Reported is called with the report of each round. It may be nil.
+	Reported func(Report)
 	// Clock is the time; nil means time.Now.
 	Clock func() time.Time
 	// Logger hears of alarms in every round; nil discards.
@@ -52,6 +54,7 @@ type Auditor struct {
 	targets  func() (Targets, error)
 	interval time.Duration
 	sink     func(ctx context.Context, kind string, attrs ...slog.Attr) error
+	reported func(Report)
 	clock    func() time.Time
 	logger   *slog.Logger
 	metrics  *metrics
@@ -83,7 +86,7 @@ func Open(c Config) (*Auditor, error) {
 		return nil, errors.New("auditor: no directory or no targets")
 	}
 	a := &Auditor{
-		dir: c.Dir, targets: c.Targets, interval: c.Interval, sink: c.Record, clock: c.Clock, logger: c.Logger,
+		dir: c.Dir, targets: c.Targets, interval: c.Interval, sink: c.Record, reported: c.Reported, clock: c.Clock, logger: c.Logger,
 		pending: map[subject]pending{}, promises: map[hash]promise{}, accepted: map[string]bool{}, recorded: map[string]bool{},
 	}
 	if a.interval == 0 {
@@ -96,11 +99,11 @@ func Open(c Config) (*Auditor, error) {
 		a.logger = slog.New(slog.DiscardHandler)
 	}
 	var err error
-	if a.metrics, err = newMetrics(c.Registerer); err != nil {
-		return nil, fmt.Errorf("auditor: registering metrics: %w", err)
-	}
 	if a.lock, err = lockDir(c.Dir); err != nil {
 		return nil, fmt.Errorf("auditor: %w", err)
+	}
+	if a.metrics, err = newMetrics(c.Registerer); err != nil {
+		return nil, errors.Join(fmt.Errorf("auditor: registering metrics: %w", err), a.lock.Close())
 	}
 	if err := a.remember(); err != nil {
 		return nil, errors.Join(fmt.Errorf("auditor: %w", err), a.lock.Close())
@@ -155,8 +158,12 @@ func (a *Auditor) Well() bool {
 	return r == nil || len(r.Alarms) == 0
 }
 
-// recheck is how often journals are read while entries wait for them.
-const recheck = 5 * time.Second
+const (
+	// recheck is how often journals are read while entries wait for them.
+	recheck = 5 * time.Second
+	// breath is left between rounds that take longer than their interval.
+	breath = time.Second
+)
 
 // Run makes a round every interval until ctx ends, and looks into the journals in
 // between while entries wait for them.
@@ -177,7 +184,7 @@ func (a *Auditor) Run(ctx context.Context) {
 		if full || a.waiting() {
 			a.round(ctx, full)
 		}
-		timer.Reset(min(recheck, max(0, a.interval-time.Since(last))))
+		timer.Reset(min(recheck, max(breath, a.interval-time.Since(last))))
 	}
 }
 
@@ -216,6 +223,9 @@ func (a *Auditor) round(ctx context.Context, heads bool) Report {
 	a.report.Store(&report)
 	a.metrics.show(report)
 	a.tell(ctx, report)
+	if a.reported != nil {
+		a.reported(report)
+	}
 	return report
 }
 
@@ -285,7 +295,8 @@ func (a *Auditor) readLog(ctx context.Context, l *logState) {
 		a.mu.Lock()
 		from, head, ok := l.next(a.clock())
 		ok = ok && !l.halted
-		l.paused = ok && len(a.pending) >= maxUndecided
+		// A bound for each log, so that none can keep others from being read.
+		l.paused = ok && a.undecided(l) >= maxUndecided
 		if !ok && l.fresh && !l.halted {
 			l.failure = nil
 		}

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	f_log "github.com/transparency-dev/formats/log"
@@ -120,6 +121,10 @@ func (c checkpoints) Verify(msg, sig []byte) bool {
 }
 
 func (c checkpoints) open(raw []byte) (Head, error) {
+	if c.origin == "" {
+		origin, _, _ := strings.Cut(string(raw), "\n")
+		c.origin = origin
+	}
 	text, _, signed, err := f_log.ParseCheckpoint(raw, c.origin, c)
 	if err != nil {
 		return Head{}, fmt.Errorf("%w: verifying the checkpoint under the origin %q and the configured key: %w", errHead, c.origin, err)

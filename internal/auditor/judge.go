@@ -148,6 +148,10 @@ func (a *Auditor) raiseMissing() {
 	}
 }
 
+// maxUnproven is how long reading may take before it proves a head: a log may have
+// a long past, but none without end.
+const maxUnproven = 2 * time.Hour
+
 // raiseLogs raises what is wrong with logs.
 func (a *Auditor) raiseLogs(now time.Time) {
 	for _, l := range a.logs {
@@ -160,6 +164,10 @@ func (a *Auditor) raiseLogs(now time.Time) {
 		}
 		if age := now.Sub(newest); l.MaxAge > 0 && !newest.IsZero() && age > l.MaxAge {
 			a.raise(Alarm{Class: Stale, Log: l.Name, Text: fmt.Sprintf("the last head is of %v, and there should be one every %v", newest.Format(time.RFC3339), l.MaxAge/2)})
+		}
+		if wait := now.Sub(l.proven); wait > maxUnproven && l.cursor.End() < l.target.Size {
+			a.raise(Alarm{Class: Behind, Log: l.Name, Text: fmt.Sprintf(
+				"%d entries of %d were read, and no head was proven for %v", l.cursor.End(), l.target.Size, wait.Round(time.Minute))})
 		}
 		if l.failure != nil && now.Sub(l.since) > maxWait {
 			a.raise(Alarm{Class: Unreachable, Log: l.Name, Text: l.failure.Error()})

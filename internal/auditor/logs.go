@@ -39,7 +39,9 @@ type logState struct {
 	latest Head
 	at     time.Time
 	// seen is when the target was fetched.
-	seen    time.Time
+	seen time.Time
+	// proven is when a head was proven last, or when the log was taken up.
+	proven  time.Time
 	trouble *Alarm
 	since   time.Time // of the first failure in a row
 	failure error
@@ -101,7 +103,7 @@ func (a *Auditor) openLog(l Log) (*logState, error) {
 		a.logger.Error("an index of the log audit is lost, and is made again", "log", l.Name)
 		saved.Base, saved.Hashes, saved.Runs = 0, nil, 0
 	}
-	s := &logState{Log: l, saved: saved, index: index}
+	s := &logState{Log: l, saved: saved, index: index, proven: a.clock()}
 	if s.good, err = factory.NewRange(0, saved.Base, slices.Clone(saved.Hashes)); err != nil {
 		return nil, fmt.Errorf("reading the state of log %q: %w", l.Name, err)
 	}
@@ -110,6 +112,19 @@ func (a *Auditor) openLog(l Log) (*logState, error) {
 		a.pending[p.subject()] = p
 	}
 	return s, nil
+}
+
+// undecided counts the entries of a log that wait.
+func (a *Auditor) undecided(s *logState) (n int) {
+	if len(a.pending) < maxUndecided {
+		return len(a.pending)
+	}
+	for p := range a.pending {
+		if p.log == s.Key.ID {
+			n++
+		}
+	}
+	return n
 }
 
 func clone(r *compact.Range) *compact.Range {
@@ -204,7 +219,7 @@ func (a *Auditor) take(ctx context.Context, s *logState, b batchOf) error {
 		a.contradiction(ctx, s, err)
 		return nil
 	}
-	s.good = clone(s.cursor)
+	s.good, s.proven = clone(s.cursor), a.clock()
 	s.saved.Kept, s.saved.Root = s.target, s.target.Root
 	a.dirty = true
 	if len(s.index.tail) >= flushTail || s.good.End()-s.saved.Base >= flushEvery {

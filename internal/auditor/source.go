@@ -105,7 +105,9 @@ type Static struct {
 	verifier checkpoints
 }
 
-// NewStatic makes a source of a log with that origin and key.
+// NewStatic makes a source of a log with that origin and key. Without an origin, the
+// checkpoint may have any: what is signed does not contain it, so that the key alone
+// says which log it is.
 func NewStatic(fetch Fetch, origin string, key Key) *Static {
 	return &Static{fetch: fetch, verifier: checkpoints{origin, key}}
 }
