@@ -15,7 +15,7 @@ import (
 
 func logCommand() *cobra.Command {
 	return group("log", "Work with the transparency log in the box", "  mayfly log init --config /etc/mayfly/mayfly.yaml\n  mayfly log status --config /etc/mayfly/mayfly.yaml",
-		logInitCommand(), logStatusCommand(), logFsckCommand(), logFindCommand(), logRotateCommand(), logServeCommand())
+		logInitCommand(), logStatusCommand(), logFsckCommand(), logFindCommand(), logRotateCommand(), logAuditCommand(), logServeCommand())
 }
 
 func logInitCommand() *cobra.Command {

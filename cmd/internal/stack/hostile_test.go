@@ -320,7 +320,9 @@ func TestStopDuringAnIssuance(t *testing.T) {
 	arrived := make(chan struct{}, 1)
 	remote := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
-		arrived <- struct{}{}
+		if r.Method == http.MethodPost { // and not the log audit
+			arrived <- struct{}{}
+		}
 		<-r.Context().Done()
 	}))
 	t.Cleanup(remote.Close)

@@ -18,6 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/audit"
+	"github.com/mayfly-ca/mayfly/internal/auditor"
 	"github.com/mayfly-ca/mayfly/internal/freeze"
 	"github.com/mayfly-ca/mayfly/internal/server"
 )
@@ -67,6 +68,10 @@ type Stack struct {
 	stopping chan struct{}
 	// ending says that something ends within a week.
 	ending atomic.Bool
+	// auditing compares logs with journals; nil while it does not. unaudited says that
+	// it cannot.
+	auditing  atomic.Pointer[auditor.Auditor]
+	unaudited atomic.Bool
 	// stuck is told that calls hang in a token's library, and stuckErr is why that
 	// ended the service; Run reads it when all goroutines have ended.
 	stuck    chan error
@@ -212,6 +217,9 @@ func (s *Stack) Run(ctx context.Context) error {
 	background.Go(func() { s.watchTokens(ctx, cancel) })
 	background.Go(func() { s.follow(ctx) })
 	background.Go(func() { s.warn(ctx) })
+	background.Go(func() { s.markJournal(ctx) })
+	s.openAuditor()
+	background.Go(func() { s.auditLogs(ctx) })
 	err = s.server.Serve(ctx, server.ListenConfig{
 		Address: f.Listen.Address, Listener: s.options.Listener, Plaintext: f.Listen.Plaintext,
 		CertificateFile: f.Listen.TLS.Certificate, KeyFile: f.Listen.TLS.Key, Drain: f.Shutdown,

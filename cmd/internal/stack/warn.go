@@ -68,7 +68,9 @@ func (s *Stack) warnOnce(w *warnings) {
 //
 // A refused configuration is not a reason to send clients elsewhere: the one before
 // works, and the file is the same on every replica, so that all of them would go at
-// once and a typing mistake would be an outage. Nor is a chain that ends next week.
+// once and a typing mistake would be an outage. Nor is a chain that ends next week,
+// nor an alarm of the log audit: it is about what has happened already, all replicas
+// have it at once, and to end all signing is for people to decide.
 func (s *Stack) shown() map[string]bool {
-	return map[string]bool{"config": !s.reloads.refused.Load(), "expiry": !s.ending.Load()}
+	return map[string]bool{"config": !s.reloads.refused.Load(), "expiry": !s.ending.Load(), "log_audit": s.audited()}
 }
