@@ -127,7 +127,7 @@ func TestShardsFollowEachOther(t *testing.T) {
 	}
 	defer workers.Wait()
 	defer cancel()
-	activate := time.Now().Add(3 * time.Second)
+	activate := time.Now().Add(6 * time.Second)
 	made, err := MakeShard(t.Context(), f, "2027", activate)
 	s.must(err)
 	if _, err := r.Reload(t.Context(), "test"); err != nil {
