@@ -111,13 +111,13 @@ func (x *runs) add(h hash, at time.Time) {
 	}
 }
 
-// near looks for a hash among those of about a time.
-func (x *runs) near(h hash, at time.Time) (bool, error) {
+// at looks for a hash of exactly that time.
+func (x *runs) at(h hash, at time.Time) (bool, error) {
 	if _, ok := x.tail[h]; ok {
 		return true, nil
 	}
 	for _, r := range slices.Backward(x.list) {
-		if at.Before(r.header.From.Add(-nearby)) || at.After(r.header.To.Add(nearby)) {
+		if !r.within(at, 0) {
 			continue
 		}
 		if err := x.use(r); err != nil {
@@ -130,18 +130,35 @@ func (x *runs) near(h hash, at time.Time) (bool, error) {
 	return false, nil
 }
 
+// near looks for a hash among those of about a time.
+func (x *runs) near(h hash, at time.Time) (bool, error) {
+	if ok, err := x.at(h, at); ok || err != nil {
+		return ok, err
+	}
+	// Loading all of these for each hash that is not there would take the loaded
+	// ones away from the next.
+	for _, r := range slices.Backward(x.list) {
+		if !r.within(at, nearby) || r.within(at, 0) {
+			continue
+		}
+		if ok, err := r.find(h); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
+}
+
+// within reports that a time is in the run's, with some slack.
+func (r *run) within(at time.Time, slack time.Duration) bool {
+	return !at.Before(r.header.From.Add(-slack)) && !at.After(r.header.To.Add(slack))
+}
+
 // has looks for a hash everywhere.
 func (x *runs) has(h hash) (bool, error) {
 	if _, ok := x.tail[h]; ok {
 		return true, nil
 	}
 	for _, r := range slices.Backward(x.list) {
-		if r.contents != nil {
-			if r.has(h) {
-				return true, nil
-			}
-			continue
-		}
 		found, err := r.find(h)
 		if found || err != nil {
 			return found, err
@@ -236,13 +253,34 @@ func (r *run) has(h hash) bool {
 	return ok
 }
 
-// find looks into the file without loading it. It was checked when it was opened.
+// window is how many hashes are read at once. Hashes are spread evenly, so that the
+// place of one in a run of a segment is off by a few dozen.
+const window = 512
+
+// find looks for a hash without loading the run, which was checked when it was opened.
 func (r *run) find(h hash) (bool, error) {
+	if r.contents != nil {
+		return r.has(h), nil
+	}
 	f, err := os.Open(r.path)
 	if err != nil {
 		return false, fmt.Errorf("searching an index: %w", err)
 	}
 	defer f.Close() //nolint:errcheck // only read
+	guess := int(float64(binary.BigEndian.Uint32(h[:])) / (1 << 32) * float64(r.header.Count))
+	first := max(0, min(guess-window/2, r.header.Count-window))
+	n := min(window, r.header.Count-first)
+	if n == 0 {
+		return false, nil
+	}
+	block := make([]byte, 32*n)
+	if _, err := f.ReadAt(block, r.offset+int64(32*first)); err != nil {
+		return false, fmt.Errorf("searching %s: %w", r.path, err)
+	}
+	if bytes.Compare(block[:32], h[:]) <= 0 && bytes.Compare(block[32*n-32:], h[:]) >= 0 {
+		_, ok := search(n, h, func(i int) []byte { return block[32*i : 32*i+32] })
+		return ok, nil
+	}
 	var b [32]byte
 	_, ok := search(r.header.Count, h, func(i int) []byte {
 		if _, readErr := f.ReadAt(b[:], r.offset+int64(32*i)); readErr != nil {

@@ -99,7 +99,7 @@ func stateLine(body []byte) string {
 }
 
 func (s state) write(dir string) error {
-	body, err := json.MarshalIndent(s, "", " ")
+	body, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("encoding the auditor's state: %w", err)
 	}
