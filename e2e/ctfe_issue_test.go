@@ -161,9 +161,10 @@ func (c *ctfe) checkIncluded(t *testing.T, l logged) {
 
 // TestCTFEHasWhatWeIssue reads CTFE with certificate-transparency-go's client:
 // each certificate is in the log, is there once, and gets the same SCT when its
-// precertificate comes again, as it does after an answer was lost.
+// precertificate comes again, as it does after an answer was lost. The audit that
+// Mayfly does by itself finds each in its journal.
 func TestCTFEHasWhatWeIssue(t *testing.T) {
-	w, c := newCTFEWorld(t, setting{})
+	w, c := newCTFEWorld(t, setting{logs: "log_audit: {interval: 5s}\n"})
 	const n = 3
 	var all []logged
 	for range n {
@@ -196,6 +197,7 @@ func TestCTFEHasWhatWeIssue(t *testing.T) {
 	if head.TreeSize != n+1 {
 		t.Errorf("the tree has %d entries, want one for each of %d certificates", head.TreeSize, n+1)
 	}
+	w.awaitQuietAudit(t, "ctfe", n+1)
 	w.journal(t).checkClosed(t)
 }
 

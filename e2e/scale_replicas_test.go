@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"math/big"
 	"net/http"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -105,19 +107,24 @@ func (l *logServer) admit(t testing.TB, dir string) {
 
 // newReplica serves deploy/scale/replica.yaml under a public URL that all
 // replicas have. The process belongs to t.
+//
+// The journals of others are to be at its path "others".
 func (l *logServer) newReplica(t testing.TB, is *issuer, public string) *world {
 	t.Helper()
 	s := newScale(t, l.pki, "replica.yaml")
+	metrics := freePort(t)
 	l.admit(t, s.dir)
 	writeFile(t, filepath.Join(s.dir, "log-corp.pub"), string(readFile(t, l.publicKey)))
 	writeFile(t, filepath.Join(s.dir, "log-local.pub"), l.local)
 	port := freePort(t)
 	s.replace(t, `":8443"`, fmt.Sprintf("127.0.0.1:%d", port), "https://mayfly.corp.example", public,
-		`"127.0.0.1:9090"`, fmt.Sprintf("127.0.0.1:%d", freePort(t)),
+		`"127.0.0.1:9090"`, fmt.Sprintf("127.0.0.1:%d", metrics),
+		"/srv/journals/replica-b, /srv/journals/replica-c]", filepath.Join(s.dir, "others")+"]\n  interval: 5s",
 		"url: https://keycloak.corp.example/realms/eng", fmt.Sprintf("url: %s\n    ca_file: %s", is.url, l.pki.file(rootFile)),
 		"https://ct.corp.example:9443/log/corp", l.submit, "https://ct.corp.example/log/corp", l.read)
 	w := &world{
-		pki: l.pki, issuer: is, dir: s.dir, state: s.state("mayfly"), config: s.config, url: fmt.Sprintf("https://127.0.0.1:%d", port), logKey: l.publicKey,
+		pki: l.pki, issuer: is, dir: s.dir, state: s.state("mayfly"), config: s.config, logKey: l.publicKey,
+		url: fmt.Sprintf("https://127.0.0.1:%d", port), metrics: fmt.Sprintf("http://127.0.0.1:%d/metrics", metrics),
 	}
 	w.http = w.client(t)
 	w.prepare(t, false)
@@ -165,6 +172,15 @@ func TestScaleReplicasShareOneLog(t *testing.T) {
 		t.Errorf("the log has %d entries after %d certificates", tree.N, rounds*len(replicas))
 	}
 
+	for i, w := range replicas {
+		if err := os.Symlink(replicas[1-i].auditDir(), filepath.Join(w.dir, "others")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, w := range replicas {
+		w.awaitQuietAudit(t, "corp", rounds*len(replicas))
+	}
+
 	l.daemon.kill()
 	for _, w := range replicas {
 		w.refusesWithoutLog(t)
@@ -192,4 +208,29 @@ func (w *world) refusesWithoutLog(t *testing.T) {
 	if got.status != http.StatusServiceUnavailable || got.header.Get("Retry-After") == "" || got.took > maxRefusal {
 		t.Errorf("without its log, a replica answered %v with Retry-After %q; want 503 and a time", got, got.header.Get("Retry-After"))
 	}
+}
+
+// awaitQuietAudit waits until the log audit has accounted for so many entries of a
+// log, whoever issued them, and demands that it found nobody's.
+func (w *world) awaitQuietAudit(t *testing.T, log string, entries int) {
+	t.Helper()
+	w.mayfly.await(t, "audit", 40*time.Second, func() error {
+		text, err := fetch(w.http, w.metrics)
+		if err != nil {
+			return err
+		}
+		for _, want := range []string{
+			fmt.Sprintf("mayfly_auditor_log_size{log=%q} %d\n", log, entries), "mayfly_auditor_pending_entries 0\n",
+		} {
+			if !strings.Contains(string(text), want) {
+				return fmt.Errorf("there is no %q in the metrics", want)
+			}
+		}
+		for line := range strings.Lines(string(text)) {
+			if strings.HasPrefix(line, "mayfly_auditor_unexplained_entries_total ") && line != "mayfly_auditor_unexplained_entries_total 0\n" {
+				t.Errorf("the audit of %s says %s", w.url, line)
+			}
+		}
+		return nil
+	})
 }
