@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -27,6 +28,10 @@ type pins struct {
 	// calls them, which may have two names for one.
 	tokens map[string]*refusedPINs
 }
+
+// ErrPINRefused is part of every error that means that an attempt was spent on a
+// PIN which the token refused, now or before.
+var ErrPINRefused = errors.New("it is not tried again")
 
 // refusedPINs are those of one token.
 type refusedPINs struct {
@@ -73,12 +78,12 @@ func (p *pins) try(token, file string, pin []byte, login func() error) error {
 	}
 	digest := p.digest(pin)
 	if at, refused := r.tried[digest]; refused && at.Equal(written) {
-		return fault(classFatal, "the token refused this PIN before, so it is not tried again until %s is written again: each attempt could be the one that locks the token", file)
+		return fault(classFatal, "the token refused this PIN before; %w until %s is written again: each attempt could be the one that locks the token", ErrPINRefused, file)
 	}
 	err := login()
 	if err != nil && classify(err) == classFatal {
 		r.tried[digest] = written
-		return fmt.Errorf("%w; it is not tried again until %s is written again", err, file)
+		return fmt.Errorf("%w; %w until %s is written again", err, ErrPINRefused, file)
 	}
 	return err
 }

@@ -29,6 +29,9 @@ import (
 // tries none by itself and may have been unlocked. Package pkcs11 sees to it that
 // no PIN that was refused is tried again.
 type Tokens struct {
+	// State is the state directory, in which is kept which PINs were refused, for the
+	// next start; empty when nothing is kept.
+	State string
 	// Logger, Registerer and Clock go to every token; each may be nil.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -127,7 +130,13 @@ func (t *Tokens) take(ctx context.Context, key *tokenKey, id tokenID) error {
 	if t.open[id] == nil {
 		c := TokenConfig(id.entry)
 		c.Logger, c.Registerer, c.Clock, c.OnStuck = t.Logger, t.Registerer, t.Clock, t.OnStuck
+		if err := t.spare(id); err != nil {
+			return err
+		}
 		token, err := pkcs11.OpenToken(ctx, c)
+		if err != nil || token.Ready() == nil { // else the PIN was not tried
+			t.remember(id.entry, id.written, err)
+		}
 		if err != nil {
 			return err
 		}

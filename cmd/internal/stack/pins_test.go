@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"bytes"
 	"crypto"
 	"os"
 	"path/filepath"
@@ -27,6 +28,54 @@ func faultyToken(t *testing.T, key crypto.Signer) (*faultmodule.Module, config.T
 		t.Fatal(err)
 	}
 	return m, config.Token{Name: "hsm-a", Module: m.Path, Label: "corp", PINFile: pin, MaxSessions: 4}
+}
+
+// A supervisor starts a service again that could not start. The attempt of the first
+// start is the only one until somebody writes the PIN's file.
+func TestStartsSpendOneAttemptTogether(t *testing.T) {
+	private := newKey(t)
+	soft := faultmodule.NewSoftHSM(t)
+	soft.Token("corp")
+	soft.Import("corp", "ca", "01", private)
+	state, pin := filepath.Join(t.TempDir(), "state"), filepath.Join(t.TempDir(), "pin")
+	k := config.Key{Tokens: []string{"hsm-a"}, Object: "ca"}
+	// start is what a process does: another library, which remembers nothing.
+	start := func() (*faultmodule.Module, error) {
+		m := soft.Module()
+		f := &config.File{Config: config.Config{Tokens: []config.Token{
+			{Name: "hsm-a", Module: m.Path, Label: "corp", PINFile: pin, MaxSessions: 4},
+		}}}
+		tokens := &Tokens{State: state}
+		key, err := tokens.Key(t.Context(), f, "chains[0].key", k, private.Public())
+		if err == nil {
+			closeKey(t, key)
+		}
+		return m, err
+	}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(pin, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("0000\n")
+	for i := range 4 {
+		m, err := start()
+		if err == nil || m.Calls("Login") != max(0, 1-i) {
+			t.Errorf("start %d with a wrong PIN: %d logins, error %v; want one login at the first", i+1, m.Calls("Login"), err)
+		}
+	}
+	kept, err := os.ReadFile(filepath.Join(state, "refused-pins", "hsm-a.json"))
+	if err != nil || bytes.Contains(kept, []byte("0000")) {
+		t.Errorf("kept %s (%v), want nothing of the PIN", kept, err)
+	}
+	write(faultmodule.PIN + "\n")
+	if m, err := start(); err != nil || m.Calls("Login") != 1 {
+		t.Errorf("a start with the right PIN: %d logins, error %v", m.Calls("Login"), err)
+	}
+	if _, err := os.Stat(filepath.Join(state, "refused-pins", "hsm-a.json")); err == nil {
+		t.Error("a PIN that the token accepted is still remembered as refused")
+	}
 }
 
 // Tokens lock after three wrong attempts. Each chain of a rotation has a key, and

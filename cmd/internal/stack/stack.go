@@ -91,7 +91,7 @@ func Open(ctx context.Context, f *config.File, o Options) (*Stack, error) {
 	s := &Stack{options: o, logger: logger(o.Logger), registry: prometheus.NewRegistry(), stuck: make(chan error, 1), stopping: make(chan struct{})}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.metrics = newMetrics(s.registry)
-	s.tokens = &Tokens{Logger: s.logger, Registerer: s.registry, Clock: o.Clock, OnStuck: s.hearOfStuck}
+	s.tokens = &Tokens{State: f.State, Logger: s.logger, Registerer: s.registry, Clock: o.Clock, OnStuck: s.hearOfStuck}
 	p := newPlan(ctx, f, planning{now: o.Clock(), demo: o.Demo, open: s.tokens.Key})
 	if len(p.problems) > 0 {
 		p.close()
