@@ -126,7 +126,8 @@ type JournalReport struct {
 	Problem string    `json:"problem,omitempty"`
 }
 
-// maxFindings bounds what is kept of findings; more are counted.
+// maxFindings bounds what is kept of unexplained entries of one log, and maxTold of
+// its other findings, which are long; more are counted.
 const maxFindings = 1000
 
 // find notes a finding, once.
@@ -135,7 +136,14 @@ func (a *Auditor) find(id hash, f Alarm) {
 	if _, ok := a.state.Findings[name]; ok || a.accepted[name] {
 		return
 	}
-	if len(a.state.Findings) >= maxFindings {
+	// Whoever runs one log must not be able to crowd out what is found in another.
+	kept := 0
+	for _, k := range a.state.Findings {
+		if k.Class == f.Class && k.Log == f.Log {
+			kept++
+		}
+	}
+	if kept >= maxFindings || f.Class != Unexplained && kept >= maxTold {
 		a.state.MoreFindings++
 		return
 	}

@@ -194,11 +194,12 @@ func (a *Auditor) waiting() bool {
 }
 
 // Round reads all logs and journals once, and says what it found. It ends with ctx
-// or after a minute at most; a long way to go is gone in several rounds.
+// or after maxRound at most; a long way to go is gone in several rounds.
 func (a *Auditor) Round(ctx context.Context) Report { return a.round(ctx, true) }
 
-// maxRound bounds a round, however slow a log is.
-const maxRound = time.Minute
+// maxRound bounds a round, however slow a log is: with the interval between rounds,
+// it decides how late an alarm about another one can come.
+const maxRound = 20 * time.Second
 
 func (a *Auditor) round(ctx context.Context, heads bool) Report {
 	a.rounds.Lock()
@@ -319,7 +320,16 @@ func (a *Auditor) readLog(ctx context.Context, l *logState) {
 			l.trouble = &Alarm{Class: Damaged, Log: l.Name, Text: err.Error()}
 			l.halted = true
 		case err == nil:
-			err = a.take(ctx, l, b)
+			err = a.take(l, b)
+		}
+		if errors.Is(err, errRoot) {
+			// Asked without the lock: it is the log that decides how long this takes.
+			kept, old, target := clone(l.good), l.saved.Kept, l.target
+			a.mu.Unlock()
+			proof := l.Source.Extends(ctx, kept, old, target)
+			a.mu.Lock()
+			a.contradiction(l, err, proof)
+			err = nil
 		}
 		if err != nil {
 			l.fail(err, a.clock())

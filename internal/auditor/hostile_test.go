@@ -1,10 +1,17 @@
 package auditor
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/transparency-dev/merkle/compact"
 )
 
 // secret is a certificate that no journal knows.
@@ -63,4 +70,178 @@ func bundle(from, to uint64) (raw []byte) {
 		raw = append(raw, leaf...)
 	}
 	return raw
+}
+
+// between is a source that something happens to.
+type between struct {
+	Source
+	head    func(h *Head)
+	entries func(ctx context.Context, from uint64) error
+	extends func(ctx context.Context) error
+}
+
+func (b between) Head(ctx context.Context) (Head, error) {
+	h, err := b.Source.Head(ctx)
+	if b.head != nil && err == nil {
+		b.head(&h)
+	}
+	return h, err
+}
+
+func (b between) Entries(ctx context.Context, head Head, from uint64) ([]Entry, error) {
+	if b.entries != nil {
+		if err := b.entries(ctx, from); err != nil {
+			return nil, err
+		}
+	}
+	return b.Source.Entries(ctx, head, from)
+}
+
+func (b between) Extends(ctx context.Context, kept *compact.Range, old, head Head) error {
+	if b.extends != nil {
+		return b.extends(ctx)
+	}
+	return b.Source.Extends(ctx, kept, old, head)
+}
+
+// A log that is asked for a proof answers when it likes. The others go on.
+func TestALogThatIsSlowToExplainItselfHoldsNoOther(t *testing.T) {
+	o := newOffice(t)
+	liar, honest := newTestLog(t, "liar", o.clock, secretly), newTestLog(t, "honest", o.clock, secretly)
+	asked, done := make(chan struct{}), make(chan struct{})
+	lying, telling := liar.target(), honest.target()
+	lying.Source = between{Source: lying.Source, extends: func(ctx context.Context) error {
+		close(asked)
+		select {
+		case <-done:
+			return errors.New("well")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}}
+	telling.Source = between{Source: telling.Source, entries: func(_ context.Context, from uint64) error {
+		<-asked
+		if from >= 3*tileWidth {
+			close(done)
+		}
+		return nil
+	}}
+	o.targets.Logs = []Log{lying, telling}
+	o.open()
+	liar.grow(1)
+	liar.set(func() { liar.note = liar.sign(1, hash{1}, o.clock.Now()) })
+	honest.grow(4 * tileWidth)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if r := o.auditor.Round(ctx); r.Logs[1].Size != 4*tileWidth {
+		t.Errorf("while another log was asked for a proof, %d entries of %d were read", r.Logs[1].Read, 4*tileWidth)
+	}
+}
+
+// Nor does one that is slow to answer keep the alarm away.
+func TestAnAlarmComesInTimeBesideASlowLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		slow, honest := newTestLog(t, "slow", o.clock, secretly), newTestLog(t, "honest", o.clock, secretly)
+		dripping := slow.target()
+		dripping.Source = between{Source: dripping.Source, entries: func(ctx context.Context, _ uint64) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}}
+		o.targets.Logs = []Log{dripping, honest.target()}
+		o.open()
+		slow.grow(1)
+		honest.grow(1)
+		start := time.Now()
+		r := o.auditor.Round(t.Context())
+		if took := time.Since(start); took > 25*time.Second || len(r.Alarms) == 0 || r.Alarms[0].Class != Unexplained {
+			t.Errorf("after %s: %+v; want the alarm, so that it comes within a minute of the entry", took, r.Alarms)
+		}
+	})
+}
+
+// A log that can make findings without end must not crowd out those of another.
+func TestFindingsOfOneLogDoNotCrowdOutAnothers(t *testing.T) {
+	o := newOffice(t)
+	liar, honest := newTestLog(t, "liar", o.clock, numbered), newTestLog(t, "honest", o.clock, secretly)
+	o.targets.Logs = []Log{liar.target(), honest.target()}
+	for i := range uint64(5) {
+		intend(t, o.journal, i, numbered(i))
+	}
+	o.open()
+	liar.grow(5)
+	o.auditor.Round(t.Context())
+	small := newTestLog(t, "liar", o.clock, numbered)
+	small.key, small.public, small.origin = liar.key, liar.public, liar.origin
+	o.targets.Logs[0] = small.target()
+	for range 1 + maxFindings {
+		o.clock.advance(30 * time.Second)
+		small.grow(0)
+		h, err := o.auditor.logs[0].Source.Head(t.Context())
+		o.auditor.logs[0].Source = small.target().Source
+		o.auditor.meet(o.auditor.logs[0], h, err, o.clock.Now())
+	}
+	honest.grow(1)
+	r := o.auditor.Round(t.Context())
+	if len(r.Alarms) == 0 || r.Alarms[0].Class != Unexplained {
+		t.Errorf("the first of %d alarms is %+v, want the entry that nobody knows", len(r.Alarms), r.Alarms[:min(1, len(r.Alarms))])
+	}
+	if len(r.Alarms) > 100 {
+		t.Errorf("one log has made %d findings", len(r.Alarms))
+	}
+}
+
+// An answer within its bound may be made of entries that are next to nothing.
+func TestAnAnswerOfTinyEntriesCostsLittle(t *testing.T) {
+	answer := []byte(`{"entries":[` + strings.Repeat(`{},`, maxBundle/3-100) + `{}]}`)
+	r := NewRFC6962(func(context.Context, string, int64) ([]byte, error) { return answer, nil }, Key{})
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := r.Entries(t.Context(), Head{Size: 1000}, 0)
+	runtime.ReadMemStats(&after)
+	if !errors.Is(err, errEntries) {
+		t.Errorf("Entries: %v, want errEntries", err)
+	}
+	if spent := (after.TotalAlloc - before.TotalAlloc) >> 20; spent > 32 {
+		t.Errorf("reading %d MiB took %d MiB of memory", len(answer)>>20, spent)
+	}
+}
+
+// A log that promises more entries than it ever gives is never proven, and has
+// fresh heads all the time.
+func TestALogThatIsNeverProvenIsAnAlarm(t *testing.T) {
+	o := newOffice(t)
+	l := newTestLog(t, "endless", o.clock, secretly)
+	target := l.target()
+	var stop context.CancelFunc
+	target.Source = between{Source: target.Source, head: func(h *Head) { h.Size, h.Root = 1<<40, hash{1} },
+		entries: func(ctx context.Context, from uint64) error {
+			if from == 0 {
+				return nil
+			}
+			stop() // or a million more
+			return ctx.Err()
+		}}
+	o.targets.Logs = []Log{target}
+	o.open()
+	reading := func(o *office) Report {
+		var ctx context.Context
+		ctx, stop = context.WithCancel(t.Context())
+		defer stop()
+		return o.auditor.Round(ctx)
+	}
+	l.grow(256)
+	for range 5 {
+		l.grow(0)
+		o.clock.advance(24 * time.Minute)
+		if r := reading(o); len(r.Alarms) > 0 && r.Alarms[0].Class != Stale {
+			t.Fatalf("too early: %+v", r.Alarms)
+		}
+	}
+	o.clock.advance(25 * time.Minute)
+	l.grow(0)
+	r := reading(o)
+	if !slices.ContainsFunc(r.Alarms, func(a Alarm) bool { return a.Class == Behind && a.Log == "endless" }) {
+		t.Errorf("after two hours without proof: %+v", r.Alarms)
+	}
 }

@@ -199,8 +199,9 @@ func (s *logState) next(now time.Time) (uint64, Head, bool) {
 	return s.cursor.End(), s.target, true
 }
 
-// take adds entries to the tree, and proves it when the target is reached.
-func (a *Auditor) take(ctx context.Context, s *logState, b batchOf) error {
+// take adds entries to the tree, and proves it when the target is reached. The
+// error is errRoot when that is another tree.
+func (a *Auditor) take(s *logState, b batchOf) error {
 	for i, e := range b.entries {
 		if err := a.entry(s, b.from+uint64(i), e); err != nil {
 			return err
@@ -216,8 +217,7 @@ func (a *Auditor) take(ctx context.Context, s *logState, b batchOf) error {
 		return nil
 	}
 	if err := compare(s.cursor, s.target); err != nil {
-		a.contradiction(ctx, s, err)
-		return nil
+		return err
 	}
 	s.good, s.proven = clone(s.cursor), a.clock()
 	s.saved.Kept, s.saved.Root = s.target, s.target.Root
@@ -251,9 +251,9 @@ func (a *Auditor) advance(s *logState) error {
 }
 
 // contradiction goes back to the proven tree, and says what happened: entries that
-// were damaged on the way, or a log that tells two stories.
-func (a *Auditor) contradiction(ctx context.Context, s *logState, err error) {
-	proof := s.Source.Extends(ctx, s.good, s.saved.Kept, s.target)
+// were damaged on the way, or a log that tells two stories. proof is what became of
+// asking the log itself.
+func (a *Auditor) contradiction(s *logState, err, proof error) {
 	switch {
 	case errors.Is(proof, errRoot):
 		// The log's own hashes do not lead there either.

@@ -1,6 +1,7 @@
 package auditor
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -58,24 +59,51 @@ func (r *RFC6962) Entries(ctx context.Context, head Head, from uint64) ([]Entry,
 	if err != nil {
 		return nil, err
 	}
-	var answer struct {
-		Entries []struct {
-			Leaf []byte `json:"leaf_input"`
-		} `json:"entries"`
-	}
-	if err := json.Unmarshal(raw, &answer); err != nil {
+	answer := leaves{most: int(last - from + 1)}
+	if err := json.Unmarshal(raw, &struct {
+		Entries *leaves `json:"entries"`
+	}{&answer}); err != nil {
 		return nil, fmt.Errorf("%w: reading entries from %d: %w", errEntries, from, err)
 	}
-	if len(answer.Entries) == 0 || uint64(len(answer.Entries)) > last-from+1 {
-		return nil, fmt.Errorf("%w: reading entries from %d: %d of them, want 1 to %d", errEntries, from, len(answer.Entries), last-from+1)
+	if len(answer.leaves) == 0 {
+		return nil, fmt.Errorf("%w: reading entries from %d: there are none", errEntries, from)
 	}
-	entries := make([]Entry, len(answer.Entries))
-	for i, a := range answer.Entries {
-		if entries[i], err = readMerkleLeaf(a.Leaf); err != nil {
+	entries := make([]Entry, len(answer.leaves))
+	for i, l := range answer.leaves {
+		if entries[i], err = readMerkleLeaf(l); err != nil {
 			return nil, fmt.Errorf("%w: reading entry %d: %w", errEntries, from+uint64(i), err)
 		}
 	}
 	return entries, nil
+}
+
+// leaves are the leaf_input of entries, and not more of them than were asked for:
+// within the bound of an answer there is room for millions that say nothing.
+type leaves struct {
+	most   int
+	leaves [][]byte
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (l *leaves) UnmarshalJSON(raw []byte) error {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	if start, err := d.Token(); err != nil || start != json.Delim('[') {
+		return errors.New("entries is not a list")
+	}
+	l.leaves = nil
+	for d.More() {
+		if len(l.leaves) == l.most {
+			return fmt.Errorf("more than %d entries", l.most)
+		}
+		var entry struct {
+			Leaf []byte `json:"leaf_input"`
+		}
+		if err := d.Decode(&entry); err != nil {
+			return err
+		}
+		l.leaves = append(l.leaves, entry.Leaf)
+	}
+	return nil
 }
 
 // Extends implements [Source] with get-sth-consistency (RFC 6962, Section 4.4).
