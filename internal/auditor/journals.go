@@ -182,7 +182,7 @@ func (a *Auditor) promised(j *journalState, p *audit.Promise) error {
 		return nil
 	}
 	place := placeOf(nameOf(p.IssuerKeyHash, p.TBSHash), p.Timestamp, p.Index)
-	if there, err := l.index.at(place, p.Timestamp); there || err != nil {
+	if there, err := l.index.within(place, p.Timestamp, 0); there || err != nil {
 		return err
 	}
 	if len(a.promises) >= maxUndecided {

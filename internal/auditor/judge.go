@@ -95,7 +95,7 @@ func (a *Auditor) judgeEntry(p pending) error {
 		}
 	}
 	delete(a.pending, p.subject())
-	// Nearby, it was looked for when it was read. Somebody may have submitted a
+	// Close by, it was looked for when it was read. Somebody may have submitted a
 	// certificate of last year.
 	for _, j := range a.journals {
 		if known, err := j.index.has(name); known || err != nil {

@@ -288,7 +288,7 @@ func (a *Auditor) entry(s *logState, index uint64, e Entry) error {
 		if !j.opened {
 			continue
 		}
-		known, err := j.index.near(name, e.Time)
+		known, err := j.index.within(name, e.Time, closeBy)
 		if err != nil {
 			return err
 		}

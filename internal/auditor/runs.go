@@ -21,23 +21,20 @@ import (
 //
 // A database or one big table would do as well, but would have to survive a crash.
 // A run is complete or not there, and can be made again from what it came from. A
-// hash is looked for in the few runs of about its time first, and in all others
-// only before an alarm.
+// hash is looked for in the few runs of about its time first, with one read of each,
+// and in all others only before an alarm.
 type runs struct {
 	dir  string
 	list []*run
 	tail map[hash]struct{}
 	// from and to are the times of what is in the tail.
 	from, to time.Time
-	// loaded are the runs that were used last, the latest at the end.
-	loaded []*run
 }
 
 type run struct {
-	path     string
-	header   runHeader
-	offset   int64
-	contents []byte // sorted hashes while loaded
+	path   string
+	header runHeader
+	offset int64
 }
 
 // runHeader is JSON in front of the hashes.
@@ -52,11 +49,9 @@ type runHeader struct {
 const (
 	runMagic  = "mayfly run 1\n"
 	runSuffix = ".run"
-	// nearby is how far the time of an intent may be from the time in the SCT: both
-	// clocks may be wrong, and a log repeats the SCT of an earlier submission.
-	nearby = 15 * time.Minute
-	// maxLoaded bounds the memory: a run of a 16 MiB segment has about 250 KiB.
-	maxLoaded    = 16
+	// closeBy is how far the time of an intent is from the time in the SCT, unless
+	// clocks are wrong or a log repeats the SCT of an earlier submission.
+	closeBy      = time.Minute
 	maxRunHeader = 1 << 20
 	maxRunSize   = 64 << 20
 )
@@ -92,7 +87,6 @@ func openRuns(dir string) (*runs, error) {
 		if err := r.load(); err != nil {
 			return nil, fmt.Errorf("%w: %s: %w", errRun, r.path, err)
 		}
-		r.contents = nil
 		x.list = append(x.list, r)
 	}
 	return x, nil
@@ -111,34 +105,13 @@ func (x *runs) add(h hash, at time.Time) {
 	}
 }
 
-// at looks for a hash of exactly that time.
-func (x *runs) at(h hash, at time.Time) (bool, error) {
+// within looks for a hash among those of about a time.
+func (x *runs) within(h hash, at time.Time, slack time.Duration) (bool, error) {
 	if _, ok := x.tail[h]; ok {
 		return true, nil
 	}
 	for _, r := range slices.Backward(x.list) {
-		if !r.within(at, 0) {
-			continue
-		}
-		if err := x.use(r); err != nil {
-			return false, err
-		}
-		if r.has(h) {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// near looks for a hash among those of about a time.
-func (x *runs) near(h hash, at time.Time) (bool, error) {
-	if ok, err := x.at(h, at); ok || err != nil {
-		return ok, err
-	}
-	// Loading all of these for each hash that is not there would take the loaded
-	// ones away from the next.
-	for _, r := range slices.Backward(x.list) {
-		if !r.within(at, nearby) || r.within(at, 0) {
+		if !r.within(at, slack) {
 			continue
 		}
 		if ok, err := r.find(h); ok || err != nil {
@@ -167,23 +140,6 @@ func (x *runs) has(h hash) (bool, error) {
 	return false, nil
 }
 
-// use loads a run and forgets another.
-func (x *runs) use(r *run) error {
-	if i := slices.Index(x.loaded, r); i >= 0 {
-		x.loaded = append(slices.Delete(x.loaded, i, i+1), r)
-		return nil
-	}
-	if err := r.load(); err != nil {
-		return fmt.Errorf("reading %s: %w", r.path, err)
-	}
-	if len(x.loaded) == maxLoaded {
-		x.loaded[0].contents = nil
-		x.loaded = slices.Delete(x.loaded, 0, 1)
-	}
-	x.loaded = append(x.loaded, r)
-	return nil
-}
-
 // flush makes a run of the tail. Its name must sort behind those before.
 func (x *runs) flush(name string, note any) error {
 	raw, err := json.Marshal(note)
@@ -209,12 +165,11 @@ func (x *runs) flush(name string, note any) error {
 	// One of that name is from before a restart, and was read again from.
 	same := func(old *run) bool { return old.path == r.path }
 	x.list = append(slices.DeleteFunc(x.list, same), r)
-	x.loaded = slices.DeleteFunc(x.loaded, same)
 	clear(x.tail)
 	return nil
 }
 
-// load reads and checks a run.
+// load checks a run.
 func (r *run) load() error {
 	f, err := os.Open(r.path)
 	if err != nil {
@@ -241,16 +196,10 @@ func (r *run) load() error {
 		return fmt.Errorf("reading the header: %w", err)
 	}
 	r.offset = int64(head + size)
-	r.contents = body[head+size:]
-	if len(r.contents) != 32*r.header.Count {
+	if len(body)-head-size != 32*r.header.Count {
 		return errors.New("number of hashes differs from the header")
 	}
 	return nil
-}
-
-func (r *run) has(h hash) bool {
-	_, ok := search(r.header.Count, h, func(i int) []byte { return r.contents[32*i : 32*i+32] })
-	return ok
 }
 
 // window is how many hashes are read at once. Hashes are spread evenly, so that the
@@ -259,9 +208,6 @@ const window = 512
 
 // find looks for a hash without loading the run, which was checked when it was opened.
 func (r *run) find(h hash) (bool, error) {
-	if r.contents != nil {
-		return r.has(h), nil
-	}
 	f, err := os.Open(r.path)
 	if err != nil {
 		return false, fmt.Errorf("searching an index: %w", err)

@@ -36,12 +36,12 @@ func TestRunsFindWhatWasAdded(t *testing.T) {
 		}
 	}
 	for n := range total + 1 {
-		check("at", func(h hash, n int) (bool, error) { return x.at(h, at(n)) }, n, true)
-		check("near", func(h hash, n int) (bool, error) { return x.near(h, at(n).Add(nearby)) }, n, true)
+		check("within", func(h hash, n int) (bool, error) { return x.within(h, at(n), 0) }, n, true)
+		check("within some time", func(h hash, n int) (bool, error) { return x.within(h, at(n).Add(closeBy), closeBy) }, n, true)
 		check("has", func(h hash, _ int) (bool, error) { return x.has(h) }, n, true)
 	}
 	for n := total + 1; n < total+1000; n++ {
-		check("near", func(h hash, n int) (bool, error) { return x.near(h, at(n-total)) }, n, false)
+		check("within", func(h hash, n int) (bool, error) { return x.within(h, at(n-total), closeBy) }, n, false)
 		check("has", func(h hash, _ int) (bool, error) { return x.has(h) }, n, false)
 	}
 	// The smallest and the largest hash there can be.

@@ -110,7 +110,7 @@ func (f *fleet) rotation() uint64 { return f.total * 3 / 5 }
 // publishes them.
 func (f *fleet) issue(from, to uint64) {
 	f.t.Helper()
-	f.clock.advance(30 * time.Second)
+	f.clock.advance(max(30*time.Second, time.Duration(to-from)*time.Millisecond)) // see numbered
 	const workers = 256
 	var all sync.WaitGroup
 	for w := range uint64(workers) {
