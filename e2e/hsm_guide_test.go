@@ -10,7 +10,7 @@ import (
 // TestHSMGuideIsFourCommandsAndOneFile counts what docs/hsm.md has a reader type
 // for a first installation; run.sh pastes the same blocks.
 func TestHSMGuideIsFourCommandsAndOneFile(t *testing.T) {
-	script := guideBlocks(string(readFile(t, "../docs/hsm.md")))
+	script := pastedBlocks(string(readFile(t, "../docs/hsm.md")))
 	commands := captures(script, `(?m)(?:^|[;&|(]\s*|sudo )mayfly ((?:hsm |log )?[a-z]+)`)
 	if want := []string{"hsm keygen", "log init", "hsm doctor", "serve"}; !slices.Equal(commands, want) {
 		t.Errorf("the guide has the mayfly commands %q, want %q", commands, want)
@@ -21,8 +21,8 @@ func TestHSMGuideIsFourCommandsAndOneFile(t *testing.T) {
 	}
 }
 
-// guideBlocks are the blocks that .ci/guide pastes.
-func guideBlocks(text string) string {
+// pastedBlocks are the blocks that .ci/guide pastes.
+func pastedBlocks(text string) string {
 	return strings.Join(captures(text, "(?ms)^```sh\n(.*?)^```$"), "")
 }
 
