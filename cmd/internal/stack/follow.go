@@ -44,7 +44,9 @@ func (s *Stack) follow(ctx context.Context) {
 	c := &changes{
 		changed: func() bool {
 			n := s.current.Load()
-			return !maps.Equal(contentOf(followed(n.file)), n.content)
+			// A file that was put back to what is in use is no other content, but
+			// until it is read again the refusal of the one between would stand.
+			return s.reloads.refused.Load() || !maps.Equal(contentOf(followed(n.file)), n.content)
 		},
 		reload: func() {
 			ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
