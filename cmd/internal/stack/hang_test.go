@@ -5,7 +5,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,6 +29,35 @@ func (s *site) onToken(t *testing.T) (*running, *faultmodule.Module) {
 	f, err = config.Load(f.Path, nil)
 	s.must(err)
 	return s.start(f, Options{Listener: ln, Load: func() (*config.File, error) { return config.Load(f.Path, nil) }}), m
+}
+
+// A start that hangs says nothing to anybody: it must end with the reason.
+func TestKeyWhoseTokenHangsIsNotWaitedForAtAStart(t *testing.T) {
+	private := newKey(t)
+	for _, function := range []string{"FindObjects", "Sign"} {
+		m, token := faultyToken(t, private)
+		m.Hang(function, faultmodule.Forever)
+		tokens := &Tokens{patience: time.Second}
+		f := &config.File{Config: config.Config{Tokens: []config.Token{token}}}
+		result := make(chan error, 1)
+		go func() {
+			// As serve does it, until somebody sends a TERM signal.
+			key, err := tokens.Key(context.Background(), f, "chains[0].key", config.Key{Tokens: []string{"hsm-a"}, Object: "ca"}, private.Public())
+			if err == nil {
+				err = errors.Join(errors.New("it was opened"), key.Close())
+			}
+			result <- err
+		}()
+		select {
+		case err := <-result:
+			if err == nil || !strings.Contains(err.Error(), "did not return in time") {
+				t.Errorf("C_%s hangs: %v, want that it did not return in time", function, err)
+			}
+		case <-time.After(held):
+			t.Errorf("C_%s hangs, and so does opening the key", function)
+		}
+		m.Release(function)
+	}
 }
 
 // A reload whose token hangs holds a lock. Who stops the service must not wait for

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"encoding/hex"
@@ -39,6 +40,9 @@ type Tokens struct {
 	// OnStuck is called when so many calls hang in a library that only a new
 	// process helps, once for each token; it may be nil.
 	OnStuck func(error)
+
+	// patience bounds how long a key may take to be opened; 0 means askTimeout.
+	patience time.Duration
 
 	// mu guards open. It is held while a token is opened or closed, so that two
 	// keys do not spend two logins on it.
@@ -84,6 +88,9 @@ func (t *Tokens) Key(ctx context.Context, f *config.File, name string, k config.
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	// Who waits for a token that hangs hangs himself, a start among them.
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(t.patience, askTimeout))
+	defer cancel()
 	key := &tokenKey{owner: t}
 	for _, name := range k.Tokens {
 		c, err := FindToken(f, name)
