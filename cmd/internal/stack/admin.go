@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/freeze"
 )
 
@@ -144,17 +145,36 @@ func (s *Stack) adminHandler() http.Handler {
 	return http.MaxBytesHandler(mux, maxAdminBody)
 }
 
+// frozenIssuer is the issuer that an entry names; empty if it names none.
+func frozenIssuer(e freeze.Entry) string {
+	if e.Kind == freeze.Issuer {
+		return e.Value
+	}
+	return e.Issuer
+}
+
+func issuerNames(f *config.File) (names []string) {
+	for _, is := range f.Issuers {
+		names = append(names, is.Name)
+	}
+	return names
+}
+
+// warnOfFreezes tells of entries that stop nobody since an issuer was renamed. Who
+// removes an issuer means to; who renames one has forgotten what it is frozen by.
+func (s *Stack) warnOfFreezes(f *config.File) {
+	for _, e := range s.frozen.Entries() {
+		if name := frozenIssuer(e); name != "" && !slices.Contains(issuerNames(f), name) {
+			s.logger.Warn("a freeze names an issuer that is not in the configuration and stops nobody; if it was renamed, freeze it by its new name",
+				"issuer", name, "kind", e.Kind, "value", e.Value)
+		}
+	}
+}
+
 // freeze adds an entry. An issuer that is not configured would freeze nobody and
 // look like success; unfreeze takes any, for the configuration may have changed.
 func (s *Stack) freeze(e freeze.Entry) error {
-	name := e.Issuer
-	if e.Kind == freeze.Issuer {
-		name = e.Value
-	}
-	var names []string
-	for _, is := range s.current.Load().file.Issuers {
-		names = append(names, is.Name)
-	}
+	name, names := frozenIssuer(e), issuerNames(s.current.Load().file)
 	if name != "" && !slices.Contains(names, name) {
 		return fmt.Errorf("there is no issuer named %q; the configuration has %s", name, strings.Join(names, ", "))
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -66,6 +67,35 @@ func TestFreezeStopsTheNextRequestAndSurvivesARestart(t *testing.T) {
 		if !strings.Contains(journal, want) {
 			t.Errorf("the journal has no %s", want)
 		}
+	}
+}
+
+// A reload keeps what is frozen, and says when a new name takes an issuer out of it.
+func TestFreezeOutlastsReloads(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	log := new(lockedBuffer)
+	r := s.reloading(Options{Logger: slog.New(slog.NewTextHandler(log, nil))})
+	reload := func(oldnew ...string) {
+		t.Helper()
+		s.edit(oldnew...)
+		_, err := r.Reload(t.Context(), "test")
+		s.must(err)
+		if code, _ := reason(t, ask(t, r.url, s.token(nil))); code != "frozen" {
+			t.Errorf("with %q: %q, want frozen", oldnew, code)
+		}
+	}
+	for _, e := range []freeze.Entry{{Kind: freeze.Identity, Value: "alice@corp.example"}, {Kind: freeze.Issuer, Value: "people"}} {
+		if status, text := s.admin(http.MethodPost, e); status != http.StatusOK {
+			t.Fatalf("freezing: %d %s", status, text)
+		}
+	}
+	const warning = "if it was renamed, freeze it by its new name"
+	reload("audiences: [sigstore]", "audiences: [sigstore, ci]")
+	reload("name: people", "name: staff") // alice stays frozen
+	s.must(r.stop())
+	if !strings.Contains(log.buf.String(), warning) {
+		t.Errorf("the log does not say that the frozen issuer has another name:\n%s", log.buf.String())
 	}
 }
 

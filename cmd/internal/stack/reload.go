@@ -89,6 +89,7 @@ func (s *Stack) Reload(ctx context.Context, why string) (Reloaded, error) {
 		return Reloaded{}, err
 	}
 	s.swap(before, n)
+	s.warnOfFreezes(n.file)
 	s.recordNewShards(ctx, before, n)
 	s.logger.Info("configuration loaded", "why", why, "previous_digest", done.Previous, "config_digest", done.Digest)
 	return done, nil
