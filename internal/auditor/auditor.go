@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -102,11 +103,13 @@ func Open(c Config) (*Auditor, error) {
 	if a.lock, err = lockDir(c.Dir); err != nil {
 		return nil, fmt.Errorf("auditor: %w", err)
 	}
-	if a.metrics, err = newMetrics(c.Registerer); err != nil {
-		return nil, errors.Join(fmt.Errorf("auditor: registering metrics: %w", err), a.lock.Close())
-	}
+	a.metrics = newMetrics()
 	if err := a.remember(); err != nil {
 		return nil, errors.Join(fmt.Errorf("auditor: %w", err), a.lock.Close())
+	}
+	// Last, because it cannot be done twice: who could not open may try again.
+	if err := a.metrics.register(c.Registerer); err != nil {
+		return nil, errors.Join(fmt.Errorf("auditor: registering metrics: %w", err), a.lock.Close())
 	}
 	return a, nil
 }
@@ -117,6 +120,11 @@ func Open(c Config) (*Auditor, error) {
 func (a *Auditor) remember() error {
 	var err error
 	a.state, err = readState(a.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = a.begin(); err == nil {
+			return nil
+		}
+	}
 	if errors.Is(err, errDamaged) {
 		a.logger.Error("the state of the log audit is damaged and is set aside", "dir", a.dir, "err", err)
 		aside := filepath.Join(a.dir, fmt.Sprintf("damaged-%d", a.clock().UnixNano()))
@@ -128,7 +136,7 @@ func (a *Auditor) remember() error {
 				return fmt.Errorf("setting the damaged state aside: %w", err)
 			}
 		}
-		a.find(sha256.Sum256([]byte(aside)), Alarm{Class: Forgotten, Text: "the state was damaged and is now in " + aside})
+		a.find(sha256.Sum256([]byte(aside)), Alarm{Class: Forgotten, Text: "the state was damaged or gone; what was left is in " + aside})
 		err = nil
 	}
 	for _, p := range a.state.Promises {
@@ -140,6 +148,26 @@ func (a *Auditor) remember() error {
 		}
 	}
 	return err
+}
+
+// begin writes the first state, and then into the lock file that there is one, so
+// that it is missed when it is gone.
+func (a *Auditor) begin() error {
+	info, err := a.lock.Stat()
+	if err != nil {
+		return fmt.Errorf("reading the lock: %w", err)
+	}
+	if info.Size() > 0 {
+		return fmt.Errorf("%w: it is gone", errDamaged)
+	}
+	if err := a.state.write(a.dir); err != nil {
+		return err
+	}
+	_, err = a.lock.WriteString("There is a state since " + a.clock().UTC().Format(time.RFC3339) + "\n")
+	if err := errors.Join(err, a.lock.Sync()); err != nil {
+		return fmt.Errorf("noting that there is a state: %w", err)
+	}
+	return nil
 }
 
 // Close gives the directory free. No round may be under way.

@@ -182,8 +182,15 @@ func (a *Auditor) promised(j *journalState, p *audit.Promise) error {
 		return nil
 	}
 	place := placeOf(nameOf(p.IssuerKeyHash, p.TBSHash), p.Timestamp, p.Index)
-	if there, err := l.index.within(place, p.Timestamp, 0); there || err != nil {
+	there, err := l.index.within(place, p.Timestamp, 0)
+	if err != nil {
 		return err
+	}
+	if there {
+		if l.cursor.End() > l.good.End() {
+			l.claim(promiseOf(j, p, place))
+		}
+		return nil
 	}
 	if len(a.promises) >= maxUndecided {
 		if len(a.pending) >= maxUndecided {

@@ -94,14 +94,19 @@ func (a *Auditor) judgeEntry(p pending) error {
 			return nil
 		}
 	}
-	delete(a.pending, p.subject())
 	// Close by, it was looked for when it was read. Somebody may have submitted a
 	// certificate of last year.
 	for _, j := range a.journals {
-		if known, err := j.index.has(name); known || err != nil {
-			return err
+		known, err := j.index.has(name)
+		if err != nil {
+			return err // it waits until that can be found out
+		}
+		if known {
+			delete(a.pending, p.subject())
+			return nil
 		}
 	}
+	delete(a.pending, p.subject())
 	what := "precertificate"
 	if p.Final {
 		what = "certificate"
@@ -134,7 +139,12 @@ func (a *Auditor) raiseMissing() {
 		if !due {
 			continue
 		}
-		if there, err := l.index.has(place); there || err != nil {
+		there, err := l.index.has(place)
+		if err != nil {
+			a.raise(Alarm{Class: Forgotten, Log: l.Name, Text: err.Error()})
+			return
+		}
+		if there {
 			delete(a.promises, place)
 			continue
 		}

@@ -50,6 +50,19 @@ type logState struct {
 	fresh, halted, paused bool
 	ours                  uint64
 	others                uint64
+	// claims are promises whose entries were read, but not proven so far. lost counts
+	// those that there was no room for.
+	claims []promise
+	lost   int
+}
+
+// claim notes a promise that is kept if what was read is proven.
+func (s *logState) claim(p promise) {
+	if len(s.claims) == maxUndecided {
+		s.lost++
+		return
+	}
+	s.claims = append(s.claims, p)
 }
 
 // pending is an entry under one of our keys without an intent so far.
@@ -97,6 +110,9 @@ func (a *Auditor) openLog(l Log) (*logState, error) {
 	if saved == nil {
 		saved = &savedLog{}
 		a.state.Logs[id] = saved
+	}
+	if err := index.cut(saved.Runs); err != nil {
+		return nil, err
 	}
 	if len(index.list) < saved.Runs {
 		// What the index had is read again, and proven to be what it was.
@@ -220,6 +236,7 @@ func (a *Auditor) take(s *logState, b batchOf) error {
 		return err
 	}
 	s.good, s.proven = clone(s.cursor), a.clock()
+	s.claims, s.lost = nil, 0
 	s.saved.Kept, s.saved.Root = s.target, s.target.Root
 	a.dirty = true
 	if len(s.index.tail) >= flushTail || s.good.End()-s.saved.Base >= flushEvery {
@@ -262,12 +279,30 @@ func (a *Auditor) contradiction(s *logState, err, proof error) {
 		s.trouble = &Alarm{Class: Damaged, Log: s.Name,
 			Text: fmt.Sprintf("entries %d to %d do not hash to the head: %v", s.good.End(), s.target.Size-1, err)}
 	}
+	if err := a.unread(s); err != nil {
+		s.fail(err, a.clock())
+	}
+}
+
+// unread goes back to the base, which is in the state: of what was read since, some
+// was never proven, and neither entries nor kept promises may rest on it.
+func (a *Auditor) unread(s *logState) error {
 	for name, p := range a.pending {
-		if p.LogID == s.Key.ID && p.Index >= s.good.End() {
+		if p.LogID == s.Key.ID && p.Index >= s.saved.Base {
 			delete(a.pending, name)
 		}
 	}
+	for _, p := range s.claims {
+		a.promises[p.Place] = p
+	}
+	a.metrics.unaudited.Add(float64(s.lost))
+	s.claims, s.lost = nil, 0
+	var err error
+	if s.good, err = factory.NewRange(0, s.saved.Base, slices.Clone(s.saved.Hashes)); err != nil {
+		return fmt.Errorf("reading the state of log %q: %w", s.Name, err) // it was checked before
+	}
 	s.cursor, s.target, s.latest, s.halted = clone(s.good), Head{}, Head{}, true
+	return s.index.cut(s.saved.Runs)
 }
 
 // entry compares an entry with the journals.
@@ -282,7 +317,10 @@ func (a *Auditor) entry(s *logState, index uint64, e Entry) error {
 	if e.Certificate == nil {
 		place := placeOf(name, e.Time, e.Promised)
 		s.index.add(place, e.Time)
-		delete(a.promises, place)
+		if p, ok := a.promises[place]; ok {
+			s.claim(p)
+			delete(a.promises, place)
+		}
 	}
 	for _, j := range a.journals {
 		if !j.opened {

@@ -15,7 +15,7 @@ type metrics struct {
 	until                          *prometheus.GaugeVec
 }
 
-func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+func newMetrics() *metrics {
 	m := &metrics{
 		unexplained: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "mayfly_auditor_unexplained_entries_total",
@@ -68,14 +68,18 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	for _, c := range classes {
 		m.alarms.WithLabelValues(string(c))
 	}
+	return m
+}
+
+func (m *metrics) register(reg prometheus.Registerer) error {
 	if reg == nil {
-		return m, nil
+		return nil
 	}
 	var errs []error
 	for _, c := range []prometheus.Collector{m.unexplained, m.unaudited, m.rounds, m.entries, m.alarms, m.pending, m.promised, m.finished, m.size, m.headTime, m.until} {
 		errs = append(errs, reg.Register(c))
 	}
-	return m, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // show sets the gauges to what a report says.

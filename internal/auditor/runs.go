@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -90,6 +91,19 @@ func openRuns(dir string) (*runs, error) {
 		x.list = append(x.list, r)
 	}
 	return x, nil
+}
+
+// cut forgets all but the first runs, on the disk too.
+func (x *runs) cut(count int) error {
+	clear(x.tail)
+	for len(x.list) > count {
+		last := x.list[len(x.list)-1]
+		if err := os.Remove(last.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cutting an index: %w", err)
+		}
+		x.list = x.list[:len(x.list)-1]
+	}
+	return nil
 }
 
 func (x *runs) add(h hash, at time.Time) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -63,13 +62,10 @@ func newState() state {
 
 var errDamaged = errors.New("the auditor's state is damaged")
 
-// readState reads the state; one that is not there is empty.
+// readState reads the state.
 func readState(dir string) (state, error) {
 	s := newState()
 	f, err := os.Open(filepath.Join(dir, stateName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return s, nil
-	}
 	if err != nil {
 		return s, fmt.Errorf("reading the auditor's state: %w", err)
 	}
