@@ -1,7 +1,14 @@
 package auditor
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	_ "crypto/md5" //nolint:gosec // see schemes
+	"crypto/rsa"
+	_ "crypto/sha1" //nolint:gosec // see schemes
 	"crypto/sha256"
+	_ "crypto/sha3"   // see schemes
+	_ "crypto/sha512" // see schemes
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
@@ -163,21 +170,56 @@ func readCertificate(der []byte) (certificate, error) {
 	return c, nil
 }
 
-// algorithms are what a key could have signed with. RSA-PSS has its hash in the
-// parameters, so that each is tried.
-var algorithms = map[string][]x509.SignatureAlgorithm{
-	"1.2.840.10045.4.3.2":   {x509.ECDSAWithSHA256},
-	"1.2.840.10045.4.3.3":   {x509.ECDSAWithSHA384},
-	"1.2.840.10045.4.3.4":   {x509.ECDSAWithSHA512},
-	"1.2.840.113549.1.1.11": {x509.SHA256WithRSA},
-	"1.2.840.113549.1.1.12": {x509.SHA384WithRSA},
-	"1.2.840.113549.1.1.13": {x509.SHA512WithRSA},
-	"1.2.840.113549.1.1.10": {x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS},
+// scheme is a way to sign.
+type scheme struct {
+	ecdsa, pss bool
+	hash       crypto.Hash
+}
+
+// schemes are the ways in which a key could have signed. SHA-1 is among them, and
+// what else nobody should take: the question is not whether a signature is good,
+// but whether our key made it. RSA-PSS has its hash in the parameters, so that each
+// is tried.
+var schemes = map[string][]scheme{
+	"1.2.840.10045.4.1":       {{ecdsa: true, hash: crypto.SHA1}},
+	"1.2.840.10045.4.3.1":     {{ecdsa: true, hash: crypto.SHA224}},
+	"1.2.840.10045.4.3.2":     {{ecdsa: true, hash: crypto.SHA256}},
+	"1.2.840.10045.4.3.3":     {{ecdsa: true, hash: crypto.SHA384}},
+	"1.2.840.10045.4.3.4":     {{ecdsa: true, hash: crypto.SHA512}},
+	"2.16.840.1.101.3.4.3.10": {{ecdsa: true, hash: crypto.SHA3_256}},
+	"2.16.840.1.101.3.4.3.11": {{ecdsa: true, hash: crypto.SHA3_384}},
+	"2.16.840.1.101.3.4.3.12": {{ecdsa: true, hash: crypto.SHA3_512}},
+	"1.2.840.113549.1.1.4":    {{hash: crypto.MD5}},
+	"1.2.840.113549.1.1.5":    {{hash: crypto.SHA1}},
+	"1.3.14.3.2.29":           {{hash: crypto.SHA1}}, // of before PKCS #1
+	"1.2.840.113549.1.1.14":   {{hash: crypto.SHA224}},
+	"1.2.840.113549.1.1.11":   {{hash: crypto.SHA256}},
+	"1.2.840.113549.1.1.12":   {{hash: crypto.SHA384}},
+	"1.2.840.113549.1.1.13":   {{hash: crypto.SHA512}},
+	"2.16.840.1.101.3.4.3.14": {{hash: crypto.SHA3_256}},
+	"2.16.840.1.101.3.4.3.15": {{hash: crypto.SHA3_384}},
+	"2.16.840.1.101.3.4.3.16": {{hash: crypto.SHA3_512}},
+	"1.2.840.113549.1.1.10": {
+		{pss: true, hash: crypto.SHA1}, {pss: true, hash: crypto.SHA224}, {pss: true, hash: crypto.SHA256},
+		{pss: true, hash: crypto.SHA384}, {pss: true, hash: crypto.SHA512},
+	},
 }
 
 func (c certificate) signedBy(issuer *x509.Certificate) bool {
-	return slices.ContainsFunc(algorithms[c.algorithm], func(a x509.SignatureAlgorithm) bool {
-		return issuer.CheckSignature(a, c.tbs, c.signature) == nil
+	return slices.ContainsFunc(schemes[c.algorithm], func(s scheme) bool {
+		h := s.hash.New()
+		h.Write(c.tbs)
+		digest := h.Sum(nil)
+		switch key := issuer.PublicKey.(type) {
+		case *ecdsa.PublicKey:
+			return s.ecdsa && ecdsa.VerifyASN1(key, digest, c.signature)
+		case *rsa.PublicKey:
+			if s.pss {
+				return rsa.VerifyPSS(key, s.hash, digest, c.signature, nil) == nil
+			}
+			return !s.ecdsa && rsa.VerifyPKCS1v15(key, s.hash, digest, c.signature) == nil
+		}
+		return false
 	})
 }
 
