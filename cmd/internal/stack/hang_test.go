@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -57,6 +58,30 @@ func TestKeyWhoseTokenHangsIsNotWaitedForAtAStart(t *testing.T) {
 			t.Errorf("C_%s hangs, and so does opening the key", function)
 		}
 		m.Release(function)
+	}
+}
+
+// A supervisor that changes its mind while the service starts gets an orderly end
+// and not a failure, which it would count.
+func TestStopDuringTheStartIsOrderly(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	ctx, cancel := context.WithCancel(t.Context())
+	var armed atomic.Bool
+	ln := listen(t)
+	stack, err := Open(t.Context(), s.configure(ln.Addr().String(), ""), Options{Listener: ln, Clock: func() time.Time {
+		if armed.Load() {
+			cancel()
+		}
+		return time.Now()
+	}})
+	s.must(err)
+	armed.Store(true) // the next reading is that of the record of the start
+	if err := stack.Run(ctx); err != nil {
+		t.Errorf("Run = %v, want an orderly end", err)
+	}
+	if journal := s.journal(); !strings.Contains(journal, `"kind":"start"`) || !strings.Contains(journal, `"kind":"stop"`) {
+		t.Errorf("want start and stop in the journal:\n%s", journal)
 	}
 }
 

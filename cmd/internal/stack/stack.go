@@ -201,12 +201,16 @@ func (s *Stack) Run(ctx context.Context) error {
 	}
 	s.current.Load().verifier.start()
 	var background sync.WaitGroup
-	err = s.journal.Event(ctx, "start", slog.String("version", s.options.Version), slog.String("public_url", f.PublicURL),
-		slog.String("config_digest", hex.EncodeToString(f.Digest[:])), slog.Bool("logs_disabled", f.Logs.Disabled))
+	// Who is told to stop meanwhile finishes these two first, which are bounded, and
+	// then stops in order.
+	err = bounded(func(ctx context.Context) error {
+		return s.journal.Event(ctx, "start", slog.String("version", s.options.Version), slog.String("public_url", f.PublicURL),
+			slog.String("config_digest", hex.EncodeToString(f.Digest[:])), slog.Bool("logs_disabled", f.Logs.Disabled))
+	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("recording the start: %w", err), side.Close(), s.Close())
 	}
-	if err := s.selfTest(ctx, s.current.Load()); err != nil {
+	if err := s.selfTest(context.WithoutCancel(ctx), s.current.Load()); err != nil {
 		return errors.Join(err, side.Close(), s.Close())
 	}
 	if f.Logs.Disabled {
