@@ -1,9 +1,12 @@
 package auditor
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"slices"
 	"strings"
@@ -244,4 +247,43 @@ func TestALogThatIsNeverProvenIsAnAlarm(t *testing.T) {
 	if !slices.ContainsFunc(r.Alarms, func(a Alarm) bool { return a.Class == Behind && a.Log == "endless" }) {
 		t.Errorf("after two hours without proof: %+v", r.Alarms)
 	}
+}
+
+// A head goes into the journal with its text, which is the log's to choose: it must
+// not be able to choose one that the journal does not take.
+func TestTheJournalTakesWhateverALogSays(t *testing.T) {
+	o := newOffice(t)
+	l := newTestLog(t, "wordy", o.clock, secretly)
+	l.grow(1)
+	var sth []byte
+	head := func(root [32]byte) {
+		at := o.clock.Now()
+		sth = fmt.Appendf(nil, `{"tree_size":1,"timestamp":%d,"sha256_root_hash":"%s","tree_head_signature":"%s","padding":"`,
+			at.UnixMilli(), base64.StdEncoding.EncodeToString(root[:]), base64.StdEncoding.EncodeToString(l.treeHead(1, root, at)))
+		sth = append(append(sth, bytes.Repeat([]byte{0xff}, maxHead-len(sth)-2)...), `"}`...)
+	}
+	_, leaf := secretly(0).leaf(0)
+	head(leaf)
+	target := l.target()
+	target.Source = NewRFC6962(func(_ context.Context, path string, limit int64) ([]byte, error) {
+		if path == "ct/v1/get-sth" {
+			return sth[:min(int64(len(sth)), limit)], nil
+		}
+		raw, _ := secretly(0).leaf(0)
+		end := 8 + 2 + 32 + 3 + len(secret.tbs) + 2 + 8
+		return fmt.Appendf(nil, `{"entries":[{"leaf_input":"%s"}]}`, base64.StdEncoding.EncodeToString(append([]byte{0, 0}, raw[:end]...))), nil
+	}, l.public)
+	o.targets.Logs = []Log{target}
+	o.config.Record = func(ctx context.Context, kind string, attrs ...slog.Attr) error {
+		err := o.journal.Event(ctx, kind, attrs...)
+		if err != nil {
+			t.Errorf("%s is not recorded: %v", kind, err)
+		}
+		return err
+	}
+	o.open()
+	o.round(Unexplained)
+	o.clock.advance(time.Second)
+	head(hash{1})
+	o.round(Unexplained, Forked)
 }

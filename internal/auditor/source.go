@@ -30,7 +30,9 @@ type Source interface {
 }
 
 const (
-	maxHead   = 64 << 10
+	// maxHead has room for a hundred witnesses. Two heads that contradict each other
+	// go into one record of the journal, where a byte may take six.
+	maxHead   = 16 << 10
 	maxTile   = 8 << 10
 	maxBundle = 16 << 20
 	tileWidth = 256
