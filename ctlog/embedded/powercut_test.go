@@ -17,7 +17,6 @@ import (
 
 	"github.com/transparency-dev/tessera/client"
 
-	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/disk"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/disk/disktest"
 )
 
@@ -86,16 +85,21 @@ func (p *promises) add(t *testing.T, r *disktest.Recorder, l *Log, length int) {
 }
 
 // survive makes the disk as a power cut has left it, starts the log, and holds it
-// to what was promised before.
-func (p *promises) survive(t *testing.T, d *disktest.Disk, n int, power disktest.Power) error {
+// to what was promised before. Of again, the start and the end after it are cut
+// short as well, at so many moments.
+func (p *promises) survive(t *testing.T, d *disktest.Disk, n int, power disktest.Power, again int) error {
 	root := filepath.Join(t.TempDir(), "disk")
 	defer func() { _ = os.RemoveAll(root) }()
 	if err := d.Write(root, power); err != nil {
 		return err
 	}
+	r, err := disktest.NewRecorder(root, nil)
+	if err != nil {
+		return err
+	}
 	c := Config{
 		Dir: filepath.Join(root, "log"), CheckpointRecord: filepath.Join(root, "record", "record.json"),
-		MinFreeBytes: 1, segmentBytes: shortSegment, fs: patient{},
+		MinFreeBytes: 1, segmentBytes: shortSegment, fs: r,
 	}
 	l, err := Open(t.Context(), c)
 	if err != nil {
@@ -110,7 +114,18 @@ func (p *promises) survive(t *testing.T, d *disktest.Disk, n int, power disktest
 		return err
 	}
 	defer func() { _ = v.Close() }()
-	return p.kept(t.Context(), v, n, uint64(sct.Index))
+	if err := p.kept(t.Context(), v, n, uint64(sct.Index)); err != nil || again == 0 {
+		return err
+	}
+	return r.Moments(func(m int, d *disktest.Disk) error {
+		if mrand.IntN(r.Len()+1) >= again {
+			return nil
+		}
+		if err := p.survive(t, d, n, power, 0); err != nil {
+			return fmt.Errorf("and again before operation %d: %w", m, err)
+		}
+		return nil
+	})
 }
 
 // kept finds in a log what was promised before operation n, and at an index an
@@ -151,21 +166,6 @@ func (p *promises) kept(ctx context.Context, v *View, n int, next uint64) error 
 	}
 	return nil
 }
-
-// patient does not wait for a disk on which nothing depends.
-type patient struct{ disk.OS }
-
-type patientFile struct{ disk.File }
-
-func (patientFile) Sync() error     { return nil }
-func (patientFile) Datasync() error { return nil }
-
-func (p patient) OpenFile(path string, flag int, perm os.FileMode) (disk.File, error) {
-	f, err := p.OS.OpenFile(path, flag, perm)
-	return patientFile{f}, err
-}
-
-func (patient) SyncDir(string) error { return nil }
 
 // recordALife has a log live and writes down all that it does to its disk.
 func recordALife(t *testing.T) (*disktest.Recorder, *promises) {
@@ -229,7 +229,7 @@ func TestAPowerCutTakesNothingThatWasPromised(t *testing.T) {
 				continue
 			}
 			tried++
-			if err := p.survive(t, d, n, cut); err != nil {
+			if err := p.survive(t, d, n, cut, 1); err != nil {
 				return fmt.Errorf("before operation %d, power %d: %w", n, i, err)
 			}
 		}
