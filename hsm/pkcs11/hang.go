@@ -100,8 +100,10 @@ func (h *hangs) figures() (abandoned, stuck int) {
 }
 
 // run calls work in a goroutine and waits for it until ctx ends. What work
-// returns after that goes to late, if there is one.
-func run[T any](ctx context.Context, h *hangs, what string, work func() (T, error), late func(T, error)) (T, error) {
+// returns after that goes to late, if there is one. However it ends, leave is
+// called after that: what it wakes is then next on this processor, before whoever
+// takes the result, so that a token does not rest while results are verified.
+func run[T any](ctx context.Context, h *hangs, what string, work func() (T, error), late func(T, error), leave func()) (T, error) {
 	type result struct {
 		value T
 		err   error
@@ -109,6 +111,9 @@ func run[T any](ctx context.Context, h *hangs, what string, work func() (T, erro
 	done := make(chan result, 1)
 	c := &call{started: time.Now()}
 	go func() {
+		if leave != nil {
+			defer leave()
+		}
 		value, err := work()
 		if !h.end(c) {
 			done <- result{value, err}

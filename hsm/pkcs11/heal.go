@@ -164,7 +164,7 @@ func (t *Token) check(ctx context.Context, conn *connection) {
 			defer close(returned)
 			defer t.module.leave()
 			return struct{}{}, checkSession(t.module.api, conn.keeper)
-		}, nil)
+		}, nil, nil)
 	}
 	if err != nil {
 		t.metrics.failed(err)
@@ -319,7 +319,7 @@ func (t *Token) connect(ctx context.Context) (*connection, uint64, error) {
 		if err == nil {
 			t.late(conn)
 		}
-	})
+	}, nil)
 	return conn, epoch, err
 }
 

@@ -308,6 +308,6 @@ func (m *module) visit(ctx context.Context, do func(a api) error) error {
 	_, err = run(ctx, &h, "using the PKCS#11 library", func() (struct{}, error) {
 		defer m.leave()
 		return struct{}{}, do(m.api)
-	}, nil)
+	}, nil, nil)
 	return err
 }

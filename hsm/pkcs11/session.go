@@ -135,7 +135,6 @@ func (t *Token) inSession(ctx context.Context, ref *keyRef, what string, do work
 		return nil, conn, err
 	}
 	result, err = run(ctx, &t.hangs, what, func() ([]byte, error) {
-		defer t.slots.release()
 		defer t.module.leave()
 		if !have {
 			var err error
@@ -153,7 +152,7 @@ func (t *Token) inSession(ctx context.Context, ref *keyRef, what string, do work
 			t.closeSession(s)
 		}
 		return out, err
-	}, nil)
+	}, nil, t.slots.release)
 	return result, conn, err
 }
 
@@ -220,6 +219,6 @@ func (t *Token) closeLeftovers(ctx context.Context) error {
 		defer t.module.leave()
 		t.drop(epoch)
 		return struct{}{}, nil
-	}, nil)
+	}, nil, nil)
 	return err
 }
