@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -231,15 +232,25 @@ func TestMetricsAreFewWhateverIsAsked(t *testing.T) {
 	s := newSite(t)
 	s.initLog()
 	r := s.run("")
-	series := func() int {
+	gather := func() []*dto.MetricFamily {
 		families, err := r.registry.Gather()
 		s.must(err)
-		n := 0
-		for _, f := range families {
+		return families
+	}
+	series := func() (n int) {
+		for _, f := range gather() {
 			n += len(f.GetMetric())
 		}
 		return n
 	}
+	// What the auditor has not read yet, it says nothing about.
+	eventually(t, "the auditor has read the log and the journal", func() bool {
+		names := ""
+		for _, f := range gather() {
+			names += f.GetName() + " "
+		}
+		return strings.Contains(names, "mayfly_auditor_log_size ") && strings.Contains(names, "mayfly_auditor_journal_timestamp_seconds ")
+	})
 	ask := func(i int) {
 		word := fmt.Sprintf("w%d", i)
 		get(t, r.url+"/"+word)
