@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 
 	"github.com/mayfly-ca/mayfly/cmd/internal/stack"
 	"github.com/mayfly-ca/mayfly/config"
@@ -24,6 +25,9 @@ func askService(ctx context.Context, f *config.File, method, path string, body [
 		return fmt.Errorf("making the request: %w", err)
 	}
 	resp, err := stack.AdminClient(f.AdminSocket()).Do(req)
+	if failed, ok := errors.AsType[*url.Error](err); ok {
+		err = failed.Err // its URL says nothing: the socket is the address
+	}
 	if err != nil {
 		return fmt.Errorf("asking the service at %s: %w; is it running, and may you open its socket?", f.AdminSocket(), err)
 	}

@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strconv"
 	"strings"
 	"time"
@@ -45,6 +47,9 @@ Exit code 0 means that the journal is whole, 1 that it is not.`,
 				known = append(known, h)
 			}
 			r, err := audit.Verify(args[0], known...)
+			if errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%w; the journal is the directory audit in the state directory", err)
+			}
 			if err != nil {
 				return err
 			}

@@ -73,7 +73,7 @@ func (k *keyFlags) open(cmd *cobra.Command) (key hsm.Key, chain *config.Chain, e
 		}
 		return key, nil, nil
 	case k.config == "":
-		return nil, nil, errors.New("no key was named; give --config FILE with --chain NAME, or --key FILE")
+		return nil, nil, errors.New("no key was named; give --config FILE with --chain NAME, --key FILE, or --new-key FILE to make one")
 	}
 	f, i, err := namedChain(cmd, k.config, k.chain)
 	if err != nil {

@@ -57,7 +57,7 @@ func caCheckCommand() *cobra.Command {
 	}
 	o.key.add(cmd)
 	cmd.Flags().StringVar(&o.write, "write", "", "new `file` for the chain in the order and form that serve reads")
-	cmd.Flags().StringVar(&o.output, "output", "text", "text or json")
+	cmd.Flags().StringVarP(&o.output, "output", "o", "text", "`format`: text or json")
 	return cmd
 }
 

@@ -119,7 +119,7 @@ func chainText(c stack.ChainStatus) string {
 		add("published from", c.PublishFrom)
 		add("signs from", c.Activate)
 	case stack.Published:
-		add("published since", c.Published)
+		add("since", c.Published)
 		add("signs from", c.Activate)
 	case stack.Signing:
 		add("since", c.Activate)

@@ -15,10 +15,13 @@ func configCommand() *cobra.Command {
 }
 
 func configCheckCommand() *cobra.Command {
-	var online bool
+	var (
+		path   string
+		online bool
+	)
 	cmd := &cobra.Command{
 		Use:   "check FILE",
-		Short: "Check a configuration without the network",
+		Short: "Check a configuration, without the network unless told to",
 		Long: `Make every check that serve makes at its start and that needs no network:
 names and types, files, chains (path, key, usage, validity), server certificate,
 issuers, names that two issuers could both vouch for, log keys, the log in the
@@ -28,14 +31,22 @@ It opens nothing that a running service holds, and loads no PKCS#11 library: tha
 a token holds a key is believed. With --online it logs in to the tokens that
 chains name, once each, and has each key sign once; mayfly hsm doctor says more.
 
-Exit code 0 means that there is
-no problem, 2 that there are some, 1 that the file could not be read.`,
+Exit code 0 means that there is no problem, 2 that there are some, 1 that the file
+could not be read.`,
 		Example: `  mayfly config check mayfly.yaml
   mayfly config check --online mayfly.yaml
   mayfly config check /etc/mayfly/mayfly.yaml && systemctl restart mayfly`,
-		Args: arguments("FILE"),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if path != "" { // as all the other commands have it
+				return arguments()(cmd, args)
+			}
+			return arguments("FILE")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := config.Load(args[0], cmd.Flags())
+			if path == "" {
+				path = args[0]
+			}
+			f, err := config.Load(path, cmd.Flags())
 			if err != nil {
 				return err
 			}
@@ -58,7 +69,8 @@ no problem, 2 that there are some, 1 that the file could not be read.`,
 			return err
 		},
 	}
-	config.AddFlags(cmd.Flags())
+	addServiceFlags(cmd, &path)
+	cmd.Flags().Lookup("config").Usage = "configuration `file`, in place of the argument"
 	cmd.Flags().BoolVar(&online, "online", false, "also log in to the tokens that hold CA keys")
 	return cmd
 }

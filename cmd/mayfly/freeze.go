@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,6 +14,9 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/freeze"
 )
+
+// kindArgument is what the first argument is, for whoever left it out.
+const kindArgument = "KIND (identity, issuer or key)"
 
 func freezeCommand() *cobra.Command {
 	var path, issuer, note string
@@ -34,7 +38,7 @@ open that file is an administrator.`,
   mayfly freeze issuer jenkins --config mayfly.yaml
   mayfly freeze key 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 --config mayfly.yaml
   mayfly freeze list --config mayfly.yaml`,
-		Args: cobra.ExactArgs(2),
+		Args: arguments(kindArgument, "VALUE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e := freeze.Entry{Kind: freeze.Kind(args[0]), Value: args[1], Issuer: issuer, Note: note}
 			return changeFrozen(cmd, path, http.MethodPost, e, "frozen")
@@ -53,7 +57,7 @@ func unfreezeCommand() *cobra.Command {
 		Short:   "Take back a freeze",
 		Long:    "Take back what freeze said, with the same words. It fails if nothing of that name is frozen.",
 		Example: `  mayfly unfreeze identity alice@corp.example --config mayfly.yaml`,
-		Args:    cobra.ExactArgs(2),
+		Args:    arguments(kindArgument, "VALUE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e := freeze.Entry{Kind: freeze.Kind(args[0]), Value: args[1], Issuer: issuer}
 			return changeFrozen(cmd, path, http.MethodDelete, e, "no longer frozen")
@@ -69,7 +73,7 @@ func freezeListCommand() *cobra.Command {
 		Use:     "list --config FILE",
 		Short:   "List what is frozen",
 		Example: `  mayfly freeze list --config mayfly.yaml`,
-		Args:    cobra.NoArgs,
+		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			entries, err := askFrozen(cmd.Context(), cmd, path, http.MethodGet, nil)
 			if err != nil {
@@ -109,7 +113,8 @@ func printFrozen(out io.Writer, entries []freeze.Entry) error {
 		if e.Issuer != "" {
 			where = " at " + e.Issuer
 		}
-		if _, err := fmt.Fprintf(out, "%s  %s %q%s  %s\n", e.At.UTC().Format(time.RFC3339), e.Kind, e.Value, where, e.Note); err != nil {
+		line := fmt.Sprintf("%s  %s %q%s  %s", e.At.UTC().Format(time.RFC3339), e.Kind, e.Value, where, e.Note)
+		if _, err := fmt.Fprintln(out, strings.TrimRight(line, " ")); err != nil {
 			return err
 		}
 	}

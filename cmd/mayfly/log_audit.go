@@ -196,7 +196,11 @@ func printAudit(out io.Writer, r auditor.Report, format string) error {
 		}
 	}
 	for _, j := range r.Journals {
-		p.line("  journal %s: %d records, whole until %s", j.Name, j.Records, j.Until.UTC().Format(time.RFC3339))
+		until := "nothing of it is known to be whole"
+		if !j.Until.IsZero() {
+			until = "whole until " + j.Until.UTC().Format(time.RFC3339)
+		}
+		p.line("  journal %s: %d records, %s", j.Name, j.Records, until)
 		if j.Problem != "" {
 			p.line("    problem: %s", j.Problem)
 		}

@@ -55,6 +55,6 @@ configuration is wrong.`,
 			return l.Run(cmd.Context())
 		},
 	}
-	addConfigFlags(cmd, &path)
+	addServiceFlags(cmd, &path)
 	return cmd
 }

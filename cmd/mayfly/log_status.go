@@ -27,7 +27,7 @@ record outside the directory has.
 
 Without --online, the files decide, also beside a running service. With --online,
 the running service tells what it does: whether a shard refuses or has stopped, and
-why.
+why. mayfly log serve cannot be asked so: see its /readyz and metrics.
 
 With --trusted, it prints the entries that the other replicas need under
 trusted_logs, instead. They change when a shard is made.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -25,6 +26,8 @@ To try it without any set-up, run mayfly-dev instead.`,
   mayfly log init --config mayfly.yaml   # once: the key of the log in the box
   mayfly serve --config mayfly.yaml
   mayfly audit verify /var/lib/mayfly/audit`,
+		Args:          commandName,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       versionText(),
@@ -40,11 +43,25 @@ func group(use, short, example string, commands ...*cobra.Command) *cobra.Comman
 		Use:     use + " COMMAND",
 		Short:   short,
 		Example: example,
-		Args:    cobra.NoArgs,
+		Args:    commandName,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(commands...)
 	return cmd
+}
+
+// commandName refuses the name of a command that there is not, with those that are
+// nearly the same.
+func commandName(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	unknown := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return fmt.Errorf("%s; did you mean %s? See %s --help", unknown, strings.Join(near, " or "), cmd.CommandPath())
+	}
+	return fmt.Errorf("%s; see %s --help", unknown, cmd.CommandPath())
 }
 
 // arguments demands one argument for each name, and says in words what is

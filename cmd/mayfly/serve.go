@@ -58,14 +58,24 @@ configuration is wrong.`,
 			return s.Run(cmd.Context())
 		},
 	}
-	addConfigFlags(cmd, &path)
+	addServiceFlags(cmd, &path)
 	return cmd
 }
 
-// addConfigFlags adds --config and the settings that flags may override.
-func addConfigFlags(cmd *cobra.Command, path *string) {
+// addServiceFlags adds --config and the settings that flags may override.
+func addServiceFlags(cmd *cobra.Command, path *string) {
 	cmd.Flags().StringVarP(path, "config", "c", "", "configuration `file` (required)")
 	config.AddFlags(cmd.Flags())
+}
+
+// addConfigFlags adds the same to a command that starts no service. Whoever started
+// the service with settings as flags may give them here, too, but a dozen of them
+// in each command's help would hide its own.
+func addConfigFlags(cmd *cobra.Command, path *string) {
+	addServiceFlags(cmd, path)
+	for _, s := range config.Scalars() {
+		cmd.Flags().Lookup(s.Flag).Hidden = s.Flag != "state"
+	}
 }
 
 // reloadOnHangup reloads the configuration at each HUP signal until the returned
