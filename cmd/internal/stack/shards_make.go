@@ -21,6 +21,9 @@ import (
 // there is at most one.
 func EmbeddedLog(f *config.File) (int, error) {
 	i := slices.IndexFunc(f.Logs.List, func(l config.Log) bool { return l.Embedded != nil })
+	if i < 0 && len(f.Logs.List) > 0 {
+		return 0, fmt.Errorf("the configuration has no embedded log; the log %s is remote: run this on its machine, with the configuration there", f.Logs.List[0].Name)
+	}
 	if i < 0 {
 		return 0, errors.New("the configuration has no embedded log; add one under logs, such as: - {name: local, embedded: {}}")
 	}
