@@ -54,7 +54,8 @@ var classes = []Class{Unexplained, Forked, Shrunk, Missing, Impostor, Damaged, F
 
 // remedies say in one sentence what to do.
 var remedies = map[Class]string{
-	Unexplained: "treat the CA key as used by somebody else until you know better: look at the entry, stop issuing, list every replica's journal; see docs/log-audit.md",
+	Unexplained: "first see that log_audit.journals (or --journal) names the journal of every other service that signs with this key: replicas that " +
+		"do not list each other's alarm about each other. If none is missing, the CA key was used by somebody else: look at the entry, stop issuing; see docs/log-audit.md",
 	Forked:      "the log tells different stories: keep both heads as evidence, stop submitting to it, and rotate to another log",
 	Shrunk:      "the log lost entries, or an old copy of it was started: stop submitting to it, and restore the newest copy or rotate",
 	Missing:     "the log promised an entry that it does not have: keep the certificate with its SCT, and ask who runs the log; stop submitting to it",

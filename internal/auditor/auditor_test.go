@@ -74,7 +74,15 @@ func TestAJournalThatWasForgottenExplains(t *testing.T) {
 	other := openJournal(t, o.path("replica"), o.clock, 0)
 	intend(t, other, 10, numbered(10))
 	l.grow(1)
-	o.round(Unexplained)
+	// The harmless cause is by far the most frequent, so it is named first, with the
+	// journals that were read.
+	alarm := o.round(Unexplained).Alarms[0]
+	if want := "no journal knows it (read: own): "; !strings.Contains(alarm.Text, want) {
+		t.Errorf("alarm %q, want %q in it", alarm.Text, want)
+	}
+	if want := "first see that log_audit.journals (or --journal) names the journal of every other service"; !strings.HasPrefix(alarm.Remedy, want) {
+		t.Errorf("remedy %q, want it to begin with %q", alarm.Remedy, want)
+	}
 	o.targets.Journals = append(o.targets.Journals, Journal{Name: "replica", Dir: o.path("replica"), Live: true})
 	o.round()
 }

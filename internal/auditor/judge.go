@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -115,9 +116,19 @@ func (a *Auditor) judgeEntry(p pending) error {
 		a.metrics.unexplained.Inc()
 	}
 	a.find(name, Alarm{Class: Unexplained, Log: p.Log, Text: fmt.Sprintf(
-		"entry %d of %v is a %s under one of our keys, and no journal knows it: the key was used behind the back of the service",
-		p.Index, p.Time.Format(time.RFC3339), what)})
+		"entry %d of %v is a %s under one of our keys, and no journal knows it (read: %s): either the journal of another service "+
+			"with this key is not among them, or the key was used behind the back of the service",
+		p.Index, p.Time.Format(time.RFC3339), what, a.journalNames())})
 	return nil
+}
+
+// journalNames lists the journals that were read, for whoever finds one missing.
+func (a *Auditor) journalNames() string {
+	var names []string
+	for _, j := range a.journals {
+		names = append(names, j.Name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // maxTold bounds how many alarms of a kind are told one by one.
