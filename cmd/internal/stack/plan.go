@@ -314,7 +314,8 @@ func exists(path string) bool {
 }
 
 // findMissingFiles looks for files that nothing above has opened: those that the
-// service reads only when it talks to a provider.
+// service reads only when it talks to a provider, and where it writes the record of
+// checkpoints.
 func (p *plan) findMissingFiles() {
 	for _, r := range config.References(p.file.Config) {
 		told := slices.ContainsFunc(p.problems, func(known config.Problem) bool {
@@ -322,6 +323,15 @@ func (p *plan) findMissingFiles() {
 		})
 		if _, err := os.Stat(r.Path); err != nil && !told {
 			p.bad(r.KeyPath, "%v", err)
+		}
+	}
+	// A reload does not mind: while the record's disk is away, checkpoints wait for it.
+	for i, l := range p.file.Logs.List {
+		if l.Embedded == nil || l.Embedded.CheckpointRecord == "" {
+			continue
+		}
+		if dir := filepath.Dir(l.Embedded.CheckpointRecord); !exists(dir) {
+			p.bad(fmt.Sprintf("logs[%d].embedded.checkpoint_record", i), "there is no directory %s; mount or make it, best on another disk", dir)
 		}
 	}
 }
