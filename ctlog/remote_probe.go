@@ -20,7 +20,8 @@ import (
 // Probe asks the log for what it last signed about its tree, and verifies that: a
 // server that answers in the place of the log does not pass. A log that is read
 // elsewhere, and nobody said where, is asked for its roots, which shows only that
-// it answers.
+// it answers; so does one whose monitoring URL cannot be reached. A log that has
+// nothing to read at all cannot be probed: the next submission tries it.
 func (r *Remote) Probe(ctx context.Context) error {
 	if err := r.probe(ctx); err != nil {
 		return fmt.Errorf("probing log %q: %w", r.name, err)
@@ -31,17 +32,37 @@ func (r *Remote) Probe(ctx context.Context) error {
 func (r *Remote) probe(ctx context.Context) error {
 	if r.monitoringURL != "" {
 		_, checkpoint, err := r.get(ctx, r.monitoringURL+"/checkpoint")
-		return cmp.Or(err, tooLong(checkpoint), r.key.verifyCheckpoint(checkpoint))
+		if err != nil {
+			// Where a log is read is often another server than where it takes
+			// entries, and must not decide alone whether it does.
+			return r.probeRoots(ctx)
+		}
+		return cmp.Or(tooLong(checkpoint), r.key.verifyCheckpoint(checkpoint))
 	}
 	// RFC 6962, Section 4.3.
 	status, sth, err := r.get(ctx, r.url+"get-sth")
-	switch status {
-	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
-		// RFC 6962, Section 4.7, which a static-ct-api log has as well.
-		_, _, err = r.get(ctx, r.url+"get-roots")
-		return err
+	if notThere(status) {
+		return r.probeRoots(ctx)
 	}
 	return cmp.Or(err, tooLong(sth), r.key.verifySTH(sth))
+}
+
+// probeRoots asks for what RFC 6962, Section 4.7, has and static-ct-api as well. A
+// proxy may let nothing but submissions through.
+func (r *Remote) probeRoots(ctx context.Context) error {
+	status, _, err := r.get(ctx, r.url+"get-roots")
+	if notThere(status) {
+		return nil
+	}
+	return err
+}
+
+func notThere(status int) bool {
+	switch status {
+	case http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
+		return true
+	}
+	return false
 }
 
 func tooLong(body []byte) error {

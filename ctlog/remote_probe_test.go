@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -124,15 +123,36 @@ func TestProbeAsksAnRFC6962Log(t *testing.T) {
 	if err := probe(l.PublicKey()); err != nil {
 		t.Errorf("a log that is read elsewhere: %v", err)
 	}
+	// Otherwise a log behind a proxy for submissions alone would rest for ever.
 	missing = "/"
-	if err := probe(l.PublicKey()); !errors.Is(err, ctlog.ErrUnavailable) {
-		t.Errorf("no log at all: %v, want ErrUnavailable", err)
+	if err := probe(l.PublicKey()); err != nil {
+		t.Errorf("a log that cannot be probed: %v", err)
 	}
 	missing = ""
-	for _, fault := range []logtest.Fault{logtest.Fails, logtest.Unavailable, logtest.Forbids, logtest.Redirects, logtest.Cuts, logtest.Floods, logtest.Mumbles} {
+	for _, fault := range []logtest.Fault{logtest.Fails, logtest.Unavailable, logtest.Redirects, logtest.Cuts, logtest.Floods, logtest.Mumbles} {
 		l.Set(fault)
 		if err := probe(l.PublicKey()); err == nil {
 			t.Errorf("%s: answers a probe", fault)
 		}
+	}
+}
+
+// TestProbeGoesToTheLogWhenItsTilesAreAway: the server of the tiles says nothing
+// about whether the log takes entries.
+func TestProbeGoesToTheLogWhenItsTilesAreAway(t *testing.T) {
+	l := logtest.New(t, nil)
+	server := httptest.NewServer(l)
+	t.Cleanup(server.Close)
+	r, err := ctlog.NewRemote(ctlog.RemoteConfig{Name: "a", URL: server.URL, MonitoringURL: "http://127.0.0.1:1/tiles", PublicKey: l.PublicKey()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.CloseIdleConnections()
+	if err := r.Probe(t.Context()); err != nil {
+		t.Errorf("Probe: %v", err)
+	}
+	l.Set(logtest.Fails)
+	if err := r.Probe(t.Context()); err == nil {
+		t.Error("a log that fails answers a probe")
 	}
 }
