@@ -94,6 +94,11 @@ func (f *File) Problem(keyPath, format string, args ...any) Problem {
 	return p
 }
 
+// Place says where a key path stands, for errors about it that are no Problem.
+func (f *File) Place(keyPath string) string {
+	return strings.TrimSuffix(f.Problem(keyPath, "").String(), ": ")
+}
+
 // parent cuts the last key or index off a key path.
 func parent(keyPath string) string {
 	return keyPath[:max(strings.LastIndexAny(keyPath, ".["), 0)]

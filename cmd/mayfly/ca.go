@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/cmd/internal/stack"
+	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/hsm"
 )
@@ -89,7 +89,7 @@ func (k *keyFlags) open(cmd *cobra.Command) (key hsm.Key, chain *config.Chain, e
 // openChainKey opens the key of a chain, in a file or on tokens. The chain's
 // certificate may not exist yet, so the token is asked for the public key.
 func openChainKey(ctx context.Context, f *config.File, i int) (hsm.Key, error) {
-	return stack.OpenKey(ctx, f, fmt.Sprintf("chains[%d].key", i), f.Chains[i].Key, nil)
+	return keys.Open(ctx, f, fmt.Sprintf("chains[%d].key", i), f.Chains[i].Key, nil)
 }
 
 // keyText names the kind of a key for people.

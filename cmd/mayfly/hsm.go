@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/cmd/internal/stack"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/hsm/pkcs11"
@@ -32,7 +33,7 @@ const (
 func findToken(f *config.File, name string) (config.Token, error) {
 	switch {
 	case name != "":
-		return stack.FindToken(f, name)
+		return keys.FindToken(f, name)
 	case len(f.Tokens) == 1:
 		return f.Tokens[0], nil
 	case len(f.Tokens) == 0:
@@ -122,11 +123,11 @@ func examine(cmd *cobra.Command, f *config.File, t config.Token) (problems int, 
 		}
 		broken = errors.Join(broken, err)
 	}
-	keys, err := keysIn(f, t, report)
+	all, err := keysIn(f, t, report)
 	if err != nil {
 		return 0, err
 	}
-	err = pkcs11.Doctor(ctx, pkcs11.DoctorConfig{Token: stack.TokenConfig(t), Keys: keys, Report: report})
+	err = pkcs11.Doctor(ctx, pkcs11.DoctorConfig{Token: keys.TokenConfig(t), Keys: all, Report: report})
 	return problems, errors.Join(err, broken)
 }
 
@@ -136,7 +137,7 @@ func indent(text string) string { return strings.ReplaceAll(text, "\n", "\n     
 // keysIn lists the keys that the configuration has in a token, each with the
 // public key of its chain's certificate where that can be read.
 func keysIn(f *config.File, t config.Token, report func(pkcs11.Finding)) ([]pkcs11.KeyConfig, error) {
-	var keys []pkcs11.KeyConfig
+	var all []pkcs11.KeyConfig
 	for i, c := range f.Chains {
 		if !slices.Contains(c.Key.Tokens, t.Name) {
 			continue
@@ -146,11 +147,11 @@ func keysIn(f *config.File, t config.Token, report func(pkcs11.Finding)) ([]pkcs
 		if err != nil {
 			report(pkcs11.Finding{Level: pkcs11.Warning, Check: at, Text: fmt.Sprintf("reading the chain's certificate: %v", err), Do: "have the key certified, and put the certificate and those above it into that file"})
 		}
-		k, err := stack.KeyConfig(at, c.Key, public)
+		k, err := keys.KeyConfig(at, c.Key, public)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", at, err)
 		}
-		keys = append(keys, k)
+		all = append(all, k)
 	}
-	return keys, nil
+	return all, nil
 }

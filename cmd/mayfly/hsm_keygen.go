@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/cmd/internal/stack"
+	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/hsm/pkcs11"
 	"github.com/mayfly-ca/mayfly/internal/ceremony"
@@ -132,14 +132,14 @@ func (k *keygen) ofChain() error {
 		return fmt.Errorf("the key of chain %q is made on %s, the first of its tokens; a copy for %s is made by cloning with the device's own tool", k.chain, k.key.Tokens[0], k.token)
 	}
 	var err error
-	k.on, err = stack.FindToken(k.file, k.key.Tokens[0])
+	k.on, err = keys.FindToken(k.file, k.key.Tokens[0])
 	return err
 }
 
 func (k *keygen) run(cmd *cobra.Command) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), keygenTimeout)
 	defer cancel()
-	c, err := stack.KeyConfig(k.place, k.key, nil)
+	c, err := keys.KeyConfig(k.place, k.key, nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w", k.place, err)
 	}
@@ -149,7 +149,7 @@ func (k *keygen) run(cmd *cobra.Command) error {
 		label = k.chain
 	}
 	done := tellProgress(ctx, cmd.ErrOrStderr(), fmt.Sprintf("making an %s key in token %s", k.algorithm, k.on.Name))
-	made, err := pkcs11.Generate(ctx, stack.TokenConfig(k.on), pkcs11.GenerateConfig{Object: label, ID: c.ID, Algorithm: k.algorithm})
+	made, err := pkcs11.Generate(ctx, keys.TokenConfig(k.on), pkcs11.GenerateConfig{Object: label, ID: c.ID, Algorithm: k.algorithm})
 	done()
 	var text string
 	if made != nil {

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/cmd/internal/stack"
+	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/hsm/pkcs11"
 )
@@ -134,7 +134,7 @@ func clean(s string) string {
 }
 
 func listKeys(ctx context.Context, out io.Writer, t config.Token) error {
-	entry, objects, err := pkcs11.ListKeys(ctx, stack.TokenConfig(t))
+	entry, objects, err := pkcs11.ListKeys(ctx, keys.TokenConfig(t))
 	if err != nil {
 		return err
 	}

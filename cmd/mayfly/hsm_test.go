@@ -4,7 +4,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/mayfly-ca/mayfly/cmd/internal/stack"
+	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/config"
 )
 
@@ -20,11 +20,11 @@ func TestHSMExampleIsAPairForOneKey(t *testing.T) {
 		t.Errorf("both tokens are in %s, and share its fate", f.Tokens[0].Module)
 	}
 	for _, token := range f.Tokens {
-		if err := stack.TokenConfig(token).CheckURI(); err != nil {
+		if err := keys.TokenConfig(token).CheckURI(); err != nil {
 			t.Errorf("token %s: %v", token.Name, err)
 		}
 	}
-	if _, err := stack.KeyConfig("corp-2026", f.Chains[0].Key, nil); err != nil {
+	if _, err := keys.KeyConfig("corp-2026", f.Chains[0].Key, nil); err != nil {
 		t.Error(err)
 	}
 }

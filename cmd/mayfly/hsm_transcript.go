@@ -14,7 +14,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/cmd/internal/stack"
+	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/hsm"
 	"github.com/mayfly-ca/mayfly/hsm/pkcs11"
@@ -102,7 +102,7 @@ func ownDigest() (string, error) {
 
 // writeRequest has a key on a token sign a request for an issuing certificate.
 func writeRequest(ctx context.Context, f *config.File, place string, k config.Key, o pkcs11.Object, subject ceremony.Name, file string) (err error) {
-	key, err := stack.OpenKey(ctx, f, place, k, o.Public)
+	key, err := keys.Open(ctx, f, place, k, o.Public)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/cmd/internal/files"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/auditor"
 )
@@ -113,7 +114,7 @@ func AuditTargets(f *config.File, further []string) (auditor.Targets, error) {
 		t.Journals = append(t.Journals, auditor.Journal{Name: dir, Dir: dir})
 	}
 	for _, c := range f.Chains {
-		data, err := readBounded(c.Certificates)
+		data, err := files.Read(c.Certificates)
 		if err != nil {
 			return t, err
 		}
@@ -139,7 +140,7 @@ func auditedLogs(f *config.File, c config.Log) ([]auditor.Log, error) {
 		return auditedShards(f.State, c.Name)
 	}
 	r := c.Remote
-	raw, err := readBounded(r.PublicKey)
+	raw, err := files.Read(r.PublicKey)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +196,7 @@ const auditTimeout = 10 * time.Second
 func auditClient(r *config.RemoteLog) (*http.Client, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if r.CAFile != "" {
-		pem, err := readBounded(r.CAFile)
+		pem, err := files.Read(r.CAFile)
 		if err != nil {
 			return nil, err
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/policy"
 	"github.com/mayfly-ca/mayfly/oidc"
@@ -53,7 +54,7 @@ func (e Explanation) String() string {
 // Explain says what policy would decide about a token, or about claims as a JSON
 // object, at the time now. It checks nothing else about the token.
 func Explain(ctx context.Context, f *config.File, text []byte, now time.Time) (Explanation, error) {
-	p := newPlan(ctx, f, planning{now: now, open: openOffline})
+	p := newPlan(ctx, f, planning{now: now, open: keys.OpenOffline})
 	defer p.close()
 	if p.policy == nil {
 		return Explanation{}, p.sorted()

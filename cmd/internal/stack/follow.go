@@ -12,6 +12,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
+	"github.com/mayfly-ca/mayfly/cmd/internal/files"
 	"github.com/mayfly-ca/mayfly/config"
 )
 
@@ -132,11 +133,11 @@ func (c *changes) follow(ctx context.Context, events <-chan fsnotify.Event, fail
 }
 
 // contentOf is a digest of what each file holds; zero for one that cannot be read.
-func contentOf(files []string) map[string][sha256.Size]byte {
-	content := make(map[string][sha256.Size]byte, len(files))
-	for _, name := range files {
+func contentOf(names []string) map[string][sha256.Size]byte {
+	content := make(map[string][sha256.Size]byte, len(names))
+	for _, name := range names {
 		content[name] = [sha256.Size]byte{}
-		if data, err := readBounded(name); err == nil {
+		if data, err := files.Read(name); err == nil {
 			content[name] = sha256.Sum256(data)
 		}
 	}

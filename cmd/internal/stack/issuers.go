@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/cmd/internal/files"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/policy"
 	"github.com/mayfly-ca/mayfly/internal/server"
@@ -88,7 +89,7 @@ func (p *plan) tokenIssuer(path string, c config.Issuer, row policy.Row) oidc.Is
 	}
 	if c.JWKSFile != "" {
 		var err error
-		if is.StaticJWKS, err = readBounded(c.JWKSFile); err != nil {
+		if is.StaticJWKS, err = files.Read(c.JWKSFile); err != nil {
 			p.bad(path+".jwks_file", "%v", err)
 		}
 	}
@@ -160,7 +161,7 @@ func (p *plan) runRuleTests() {
 		for j, r := range c.Rules {
 			for k, t := range r.Tests {
 				path := fmt.Sprintf("issuers[%d].rules[%d].tests[%d]", i, j, k)
-				claims, err := readBounded(t.Token)
+				claims, err := files.Read(t.Token)
 				if err != nil {
 					p.bad(path+".token", "%v", err)
 					continue

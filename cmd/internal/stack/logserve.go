@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/config"
 )
 
@@ -40,7 +41,7 @@ func OpenLogServer(ctx context.Context, f *config.File, o Options) (*LogServer, 
 	}
 	s := &Stack{options: o, logger: logger(o.Logger), registry: prometheus.NewRegistry(), stuck: make(chan error, 1)}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	s.tokens = &Tokens{Logger: s.logger, Registerer: s.registry, Clock: o.Clock, OnStuck: s.hearOfStuck}
+	s.tokens = &keys.Tokens{Logger: s.logger, Registerer: s.registry, Clock: o.Clock, OnStuck: s.hearOfStuck}
 	p := newLogPlan(f, planning{now: o.Clock(), demo: o.Demo})
 	if len(p.problems) > 0 {
 		return nil, p.sorted()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/cmd/internal/files"
 )
 
 // liveInterval is how soon a changed file is noticed.
@@ -83,7 +84,7 @@ func (l *live[T]) read() (v T, seen [sha256.Size]byte, err error) {
 	h := sha256.New()
 	contents := make([][]byte, len(l.files))
 	for i, name := range l.files {
-		if contents[i], err = readBounded(name); err != nil {
+		if contents[i], err = files.Read(name); err != nil {
 			return v, seen, err
 		}
 		sum := sha256.Sum256(contents[i])

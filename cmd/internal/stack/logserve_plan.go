@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/mayfly-ca/mayfly/cmd/internal/files"
 	"github.com/mayfly-ca/mayfly/config"
 )
 
@@ -28,14 +29,14 @@ func (p *plan) planSubmission(path string, c *config.LogSubmission) {
 	if err := pair.load(); err != nil {
 		p.bad(path+".tls", "%v", err)
 	}
-	if data, err := readBounded(c.ClientCA); err != nil {
+	if data, err := files.Read(c.ClientCA); err != nil {
 		p.bad(path+".client_ca", "%v", err)
 	} else if _, err := buildPool([][]byte{data}); err != nil {
 		p.bad(path+".client_ca", "%s: %v", c.ClientCA, err)
 	}
 	for i, name := range c.Issuers {
 		at := fmt.Sprintf("%s.issuers[%d]", path, i)
-		if data, err := readBounded(name); err != nil {
+		if data, err := files.Read(name); err != nil {
 			p.bad(at, "%v", err)
 		} else if _, err := buildIssuers([][]byte{data}); err != nil {
 			p.bad(at, "%s: %v", name, err)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/cmd/internal/files"
+	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/hsm"
@@ -52,12 +54,8 @@ type plan struct {
 type planning struct {
 	now  time.Time
 	demo bool
-	open keyOpener
+	open keys.Opener
 }
-
-// keyOpener opens the CA key that the configuration has at path, which must be
-// that of a certificate with the given public key; nil if no certificate is known.
-type keyOpener func(ctx context.Context, f *config.File, path string, k config.Key, public crypto.PublicKey) (hsm.Key, error)
 
 func emptyPlan(f *config.File) *plan {
 	return &plan{file: f, keyOf: map[string]hsm.Key{}, remotes: map[string]ctlog.RemoteConfig{}, remoteKeys: map[string][]byte{}, remoteRoots: map[string][]byte{}}
@@ -108,12 +106,12 @@ func (p *plan) planTLS() {
 	if t.Certificate == "" {
 		return
 	}
-	certificate, err := readBounded(t.Certificate)
+	certificate, err := files.Read(t.Certificate)
 	if err != nil {
 		p.bad("listen.tls.certificate", "%v", err)
 		return
 	}
-	key, err := readBounded(t.Key)
+	key, err := files.Read(t.Key)
 	if err != nil {
 		p.bad("listen.tls.key", "%v", err)
 		return
@@ -129,7 +127,7 @@ func (p *plan) roots(path, file string) *x509.CertPool {
 	if file == "" {
 		return nil
 	}
-	data, err := readBounded(file)
+	data, err := files.Read(file)
 	if err != nil {
 		p.bad(path, "%v", err)
 		return nil
@@ -200,7 +198,7 @@ func (p *plan) crossSigned(path string, ch config.Chain) [][]*x509.Certificate {
 
 // signer opens the key of a chain. It returns nil and true when the configuration
 // names none, as it may for a retired chain.
-func (p *plan) signer(ctx context.Context, path string, ch config.Chain, certs []*x509.Certificate, open keyOpener) (ca.Signer, bool) {
+func (p *plan) signer(ctx context.Context, path string, ch config.Chain, certs []*x509.Certificate, open keys.Opener) (ca.Signer, bool) {
 	if !ch.Key.Given() {
 		return nil, true
 	}
@@ -219,7 +217,7 @@ func (p *plan) signer(ctx context.Context, path string, ch config.Chain, certs [
 }
 
 func (p *plan) certificates(path, file string) []*x509.Certificate {
-	data, err := readBounded(file)
+	data, err := files.Read(file)
 	if err != nil {
 		p.bad(path, "%v", err)
 		return nil
@@ -239,7 +237,7 @@ func (p *plan) planLogs() {
 			p.planSubmission(path+".embedded.submission", c.Embedded.Submission)
 			continue
 		}
-		key, err := readBounded(c.Remote.PublicKey)
+		key, err := files.Read(c.Remote.PublicKey)
 		if err != nil {
 			p.bad(path+".remote.public_key", "%v", err)
 			continue
@@ -260,7 +258,7 @@ func (p *plan) planLogs() {
 		p.remotes[c.Name], p.remoteKeys[c.Name] = r, remote.PublicKey()
 		if c.Remote.CAFile != "" {
 			// It was read a moment ago; if it has changed since, so will the digest.
-			p.remoteRoots[c.Name], _ = readBounded(c.Remote.CAFile)
+			p.remoteRoots[c.Name], _ = files.Read(c.Remote.CAFile)
 		}
 	}
 }
@@ -280,7 +278,7 @@ func (p *plan) planShards(path, name string) {
 func (p *plan) planTrustedLogs() {
 	for i, c := range p.file.TrustedLogs {
 		path := fmt.Sprintf("trusted_logs[%d].public_key", i)
-		data, err := readBounded(c.PublicKey)
+		data, err := files.Read(c.PublicKey)
 		if err != nil {
 			p.bad(path, "%v", err)
 			continue
@@ -345,7 +343,7 @@ func Check(f *config.File, now time.Time) config.Problems {
 		p.findMissingFiles()
 		return p.sorted()
 	}
-	p := newPlan(context.Background(), f, planning{now: now, open: openOffline})
+	p := newPlan(context.Background(), f, planning{now: now, open: keys.OpenOffline})
 	defer p.close()
 	if p.policy != nil {
 		p.runRuleTests()

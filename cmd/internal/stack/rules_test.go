@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/config"
 )
 
@@ -198,7 +199,7 @@ func TestPresetsAreLaidUnderTheConfiguration(t *testing.T) {
 		t.Errorf("problems %v, want one about a URL that is no realm's", problems)
 	}
 	f.Issuers[0].URL, f.Issuers[0].InsecureHTTP = "https://kc.corp.example/realms/eng", false
-	p := newPlan(t.Context(), f, planning{now: time.Now(), open: openOffline})
+	p := newPlan(t.Context(), f, planning{now: time.Now(), open: keys.OpenOffline})
 	defer p.close()
 	if len(p.problems) > 0 {
 		t.Fatal(p.problems)
@@ -207,7 +208,7 @@ func TestPresetsAreLaidUnderTheConfiguration(t *testing.T) {
 		t.Errorf("age %v, algorithms %v, accepts %q: want the preset's", is.MaxTokenAge, is.Algorithms, is.Accept)
 	}
 	f.Issuers[0].MaxTokenAge, f.Issuers[0].Algorithms = time.Hour, []string{"RS256"}
-	p = newPlan(t.Context(), f, planning{now: time.Now(), open: openOffline})
+	p = newPlan(t.Context(), f, planning{now: time.Now(), open: keys.OpenOffline})
 	defer p.close()
 	if is := p.issuers[0]; is.MaxTokenAge != time.Hour || len(is.Algorithms) != 1 {
 		t.Errorf("age %v, algorithms %v: want the configuration's", is.MaxTokenAge, is.Algorithms)

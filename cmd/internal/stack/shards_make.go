@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 )
@@ -63,13 +64,13 @@ func MakeShard(ctx context.Context, f *config.File, suffix string, activate time
 	}
 	if k := l.Embedded.Key; k != nil {
 		path := fmt.Sprintf("logs[%d].embedded.key", i)
-		key, err := OpenKey(ctx, f, path, *k, nil)
+		key, err := keys.Open(ctx, f, path, *k, nil)
 		if err != nil {
 			return Shard{}, err
 		}
 		defer func() { err = errors.Join(err, key.Close()) }()
 		if err := unusedKey(all, key); err != nil {
-			return Shard{}, fmt.Errorf("%s: %w", place(f, path), err)
+			return Shard{}, fmt.Errorf("%s: %w", f.Place(path), err)
 		}
 		c.Key = key
 		if c.KeyPlace, err = KeyPlace(k); err != nil {
@@ -118,7 +119,7 @@ func unusedKey(all []Shard, key embedded.Signer) error {
 }
 
 // askLogKeys asks the tokens that keys of the embedded log are on, once each.
-func askLogKeys(ctx context.Context, tokens *Tokens, f *config.File) config.Problems {
+func askLogKeys(ctx context.Context, tokens *keys.Tokens, f *config.File) config.Problems {
 	i, err := EmbeddedLog(f)
 	if err != nil {
 		return nil
@@ -144,9 +145,7 @@ func askLogKeys(ctx context.Context, tokens *Tokens, f *config.File) config.Prob
 	return problems
 }
 
-func askLogKey(ctx context.Context, tokens *Tokens, f *config.File, s Shard, place config.Key) error {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
+func askLogKey(ctx context.Context, tokens *keys.Tokens, f *config.File, s Shard, place config.Key) error {
 	public, err := x509.ParsePKIXPublicKey(s.Info.PublicKey)
 	if err != nil {
 		return err

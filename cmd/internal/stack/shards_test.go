@@ -20,6 +20,7 @@ import (
 	ctx509 "github.com/google/certificate-transparency-go/x509"
 	"github.com/google/certificate-transparency-go/x509util"
 
+	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/hsm/pkcs11"
@@ -348,15 +349,14 @@ func TestTrustedLogsThatClientsCouldNotUseAreProblems(t *testing.T) {
 // With its key on a token, a log's directory holds no secret, and a second shard
 // wants a second key.
 func TestLogKeysOnAToken(t *testing.T) {
-	token, first, _ := softToken(t)
+	_, token := faultyToken(t, newKey(t))
 	s := newSite(t)
 	ln := listen(t)
 	configure := func(object string) *config.File {
-		tk := token.Tokens[0]
 		return s.configure(ln.Addr().String(), fmt.Sprintf(`  - {name: local, embedded: {checkpoint_record: record, key: {tokens: [hsm-a], object: %s}}}
-tokens: [{name: hsm-a, module: %s, label: %s, pin_file: %s, max_sessions: 4}]`, object, tk.Module, tk.Label, tk.PINFile))
+tokens: [{name: hsm-a, module: %s, label: %s, pin_file: %s, max_sessions: 4}]`, object, token.Module, token.Label, token.PINFile))
 	}
-	f := configure(first.Object)
+	f := configure("ca")
 	made, err := MakeShard(t.Context(), f, "", time.Time{})
 	s.must(err)
 	if _, err := os.Stat(filepath.Join(made.Dir, "log.key")); err == nil {
@@ -365,7 +365,7 @@ tokens: [{name: hsm-a, module: %s, label: %s, pin_file: %s, max_sessions: 4}]`, 
 	if _, err := MakeShard(t.Context(), f, "next", time.Now()); err == nil || !strings.Contains(err.Error(), "this is the key of local") {
 		t.Errorf("a second shard with the same key: got error %v, want a refusal", err)
 	}
-	_, err = pkcs11.Generate(t.Context(), TokenConfig(token.Tokens[0]), pkcs11.GenerateConfig{Object: "log-2", Algorithm: "ecdsa-p256"})
+	_, err = pkcs11.Generate(t.Context(), keys.TokenConfig(token), pkcs11.GenerateConfig{Object: "log-2", Algorithm: "ecdsa-p256"})
 	s.must(err)
 	f = configure("log-2")
 	activate := time.Now().Add(2 * time.Second)
@@ -394,7 +394,7 @@ tokens: [{name: hsm-a, module: %s, label: %s, pin_file: %s, max_sessions: 4}]`, 
 		t.Errorf("asking tokens that are not configured any more: got problems %v, want one for each shard", problems)
 	}
 	// RSA and P-384 keys are for CAs, not for logs.
-	_, err = pkcs11.Generate(t.Context(), TokenConfig(token.Tokens[0]), pkcs11.GenerateConfig{Object: "p384", Algorithm: "ecdsa-p384"})
+	_, err = pkcs11.Generate(t.Context(), keys.TokenConfig(token), pkcs11.GenerateConfig{Object: "p384", Algorithm: "ecdsa-p384"})
 	s.must(err)
 	if _, err := MakeShard(t.Context(), configure("p384"), "third", activate.Add(time.Hour)); err == nil || !strings.Contains(err.Error(), "not ECDSA P-256") {
 		t.Errorf("a P-384 key: got error %v, want a refusal", err)

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/audit"
 	"github.com/mayfly-ca/mayfly/internal/auditor"
@@ -52,7 +53,7 @@ type Stack struct {
 	metrics  *metrics
 	journal  *audit.Journal
 	frozen   *freeze.List
-	tokens   *Tokens
+	tokens   *keys.Tokens
 	server   *server.Server
 	current  atomic.Pointer[snapshot]
 	// embedded are the shards of the log in the state directory, which a reload may
@@ -91,7 +92,7 @@ func Open(ctx context.Context, f *config.File, o Options) (*Stack, error) {
 	s := &Stack{options: o, logger: logger(o.Logger), registry: prometheus.NewRegistry(), stuck: make(chan error, 1), stopping: make(chan struct{})}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.metrics = newMetrics(s.registry)
-	s.tokens = &Tokens{State: f.State, Logger: s.logger, Registerer: s.registry, Clock: o.Clock, OnStuck: s.hearOfStuck}
+	s.tokens = &keys.Tokens{State: f.State, Logger: s.logger, Registerer: s.registry, Clock: o.Clock, OnStuck: s.hearOfStuck}
 	p := newPlan(ctx, f, planning{now: o.Clock(), demo: o.Demo, open: s.tokens.Key})
 	if len(p.problems) > 0 {
 		p.close()

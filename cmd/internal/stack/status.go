@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/cmd/internal/files"
+	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/config"
 )
 
@@ -94,7 +96,7 @@ const day = 24 * time.Hour
 // OfflineStatus tells what the configuration says, without asking a running
 // service. The configuration must have been checked.
 func OfflineStatus(ctx context.Context, f *config.File, now time.Time) (Status, error) {
-	p := newPlan(ctx, f, planning{now: now, open: openUnasked})
+	p := newPlan(ctx, f, planning{now: now, open: keys.OpenUnasked})
 	defer p.close()
 	if len(p.problems) > 0 {
 		return Status{}, p.sorted()
@@ -257,7 +259,7 @@ func serverCertificate(f *config.File) []*x509.Certificate {
 	if f.Listen.TLS.Certificate == "" {
 		return nil
 	}
-	data, err := readBounded(f.Listen.TLS.Certificate)
+	data, err := files.Read(f.Listen.TLS.Certificate)
 	if err != nil {
 		return nil
 	}

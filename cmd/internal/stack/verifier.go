@@ -10,6 +10,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/mayfly-ca/mayfly/cmd/internal/files"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/oidc"
 )
@@ -64,7 +65,7 @@ func (p *plan) tokenLayer() ([32]byte, error) {
 		text.Write(one)
 		text.Write(p.issuers[i].StaticJWKS)
 		if c.CAFile != "" {
-			roots, err := readBounded(c.CAFile)
+			roots, err := files.Read(c.CAFile)
 			if err != nil {
 				return [32]byte{}, err
 			}

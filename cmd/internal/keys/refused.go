@@ -1,14 +1,16 @@
-package stack
+package keys
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/cmd/internal/files"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/hsm/pkcs11"
 )
@@ -36,13 +38,20 @@ func (t *Tokens) spare(id tokenID) error {
 		return nil
 	}
 	name := t.refusedPINFile(id.entry.Name)
-	data, err := readBounded(name)
+	data, err := files.Read(name)
 	var r refusedPIN
 	if err != nil || json.Unmarshal(data, &r) != nil || r.PINFile != id.entry.PINFile || !r.Written.Equal(id.written) {
 		return nil
 	}
 	return fmt.Errorf("token %s refused the PIN in %s at %s, and each attempt could be the one that locks it: correct the file, or touch it for another attempt with the same PIN",
 		id.entry.Name, r.PINFile, r.Refused.UTC().Format(time.RFC3339))
+}
+
+func (t *Tokens) logger() *slog.Logger {
+	if t.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return t.Logger
 }
 
 // remember keeps for the next process what became of the PIN of a token.
@@ -53,7 +62,7 @@ func (t *Tokens) remember(c config.Token, written time.Time, err error) {
 	name := t.refusedPINFile(c.Name)
 	if err == nil {
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			logger(t.Logger).Warn("what is known of a token's PIN is out of date", "token", c.Name, "err", err)
+			t.logger().Warn("what is known of a token's PIN is out of date", "token", c.Name, "err", err)
 		}
 		return
 	}
@@ -72,6 +81,6 @@ func (t *Tokens) remember(c config.Token, written time.Time, err error) {
 		err = os.WriteFile(name, data, 0o600)
 	}
 	if err != nil {
-		logger(t.Logger).Warn("the next start will try a PIN again that a token refused", "token", c.Name, "err", err)
+		t.logger().Warn("the next start will try a PIN again that a token refused", "token", c.Name, "err", err)
 	}
 }

@@ -1,4 +1,4 @@
-package stack
+package keys
 
 import (
 	"bytes"
@@ -15,19 +15,15 @@ import (
 	"github.com/mayfly-ca/mayfly/hsm/pkcs11/faultmodule"
 )
 
-// faultyToken is a token with the key of newSite's chain, behind a library that
-// counts and goes wrong on command.
+// faultyToken is a token with a key, behind a library that counts and goes wrong on
+// command.
 func faultyToken(t *testing.T, key crypto.Signer) (*faultmodule.Module, config.Token) {
 	t.Helper()
 	soft := faultmodule.NewSoftHSM(t)
 	soft.Token("corp")
 	soft.Import("corp", "ca", "01", key)
 	m := soft.Module()
-	pin := filepath.Join(t.TempDir(), "pin")
-	if err := os.WriteFile(pin, []byte(faultmodule.PIN+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return m, config.Token{Name: "hsm-a", Module: m.Path, Label: "corp", PINFile: pin, MaxSessions: 4}
+	return m, tokenAt(t, m.Path)
 }
 
 // A supervisor starts a service again that could not start. The attempt of the first
