@@ -32,11 +32,6 @@ const (
 	KeyEd25519   KeyKind = "ed25519"
 )
 
-// KeyKinds returns every kind of key, for profiles to choose from.
-func KeyKinds() []KeyKind {
-	return []KeyKind{KeyECDSAP256, KeyECDSAP384, KeyECDSAP521, KeyRSA2048, KeyRSA3072, KeyRSA4096, KeyEd25519}
-}
-
 // How possession of a key was proven, as [ProvenKey.Proof] returns it.
 const (
 	// ProofCSR is a PKCS #10 request signed by the key.

@@ -52,18 +52,12 @@ var functions = []string{
 	"CreateObject", "GenerateKeyPair", "GenerateRandom", "SignInit", "Sign",
 }
 
-// New builds a module over the library below and returns its control. When the
-// test ends, calls that hang are released, and violations fail it.
+// newModule builds a module over the library below, which sets a variable of the
+// environment, written NAME=VALUE, when it initialises that. When the test ends,
+// calls that hang are released, and violations fail it.
 //
 // The module lies in the test's temporary directory, and belongs to whoever runs
 // the test: where a library must belong to root, so must the test.
-func New(tb testing.TB, below string) *Module {
-	tb.Helper()
-	return newModule(tb, below, "")
-}
-
-// newModule builds a module that sets a variable of the environment, written
-// NAME=VALUE, when it initialises the library below.
 func newModule(tb testing.TB, below, variable string) *Module {
 	tb.Helper()
 	library, err := compiled()
