@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -232,7 +231,7 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if b.file == "" {
 		return b.next.RoundTrip(r)
 	}
-	token, err := os.ReadFile(b.file)
+	token, err := files.Read(b.file)
 	if err != nil {
 		return nil, fmt.Errorf("reading the log's token: %w", err)
 	}
