@@ -19,23 +19,27 @@ type Extent struct {
 	Torn bool
 }
 
-// lookAttempts bounds how often Look begins again because a writer has removed
-// what it was about to read.
+// lookAttempts bounds how often Look begins again because of a writer.
 const lookAttempts = 5
 
 // Look reads a sequence file without changing anything, also while it is written,
 // and hands each group to visit, in order. A group's payload is only good during
-// the call. When a writer removes a segment meanwhile, Look begins again, and
-// groups are visited again.
+// the call. When a writer removes a segment meanwhile, or may have been in the
+// middle of a group, Look begins again, and groups are visited again: damage is
+// what two looks in a row find at one place.
 func Look(dir string, instance [16]byte, visit func(Group) error) (Extent, error) {
-	var err error
-	for range lookAttempts {
-		var e Extent
-		if e, err = look(dir, instance, visit); !errors.Is(err, fs.ErrNotExist) {
-			return e, err
+	var before string
+	for n := 1; ; n++ {
+		e, err := look(dir, instance, visit)
+		if err == nil {
+			return e, nil
 		}
+		again := errors.Is(err, fs.ErrNotExist) || err.Error() != before
+		if !again || n == lookAttempts {
+			return Extent{}, err
+		}
+		before = err.Error()
 	}
-	return Extent{}, err
 }
 
 func look(dir string, instance [16]byte, visit func(Group) error) (Extent, error) {
