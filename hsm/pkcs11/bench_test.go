@@ -11,10 +11,7 @@ import (
 	"testing"
 	"time"
 
-	p11 "github.com/miekg/pkcs11"
-
 	"github.com/mayfly-ca/mayfly/hsm/pkcs11"
-	"github.com/mayfly-ca/mayfly/hsm/pkcs11/faultmodule"
 )
 
 // wantShare is the least that the signer may leave of the token's own rate, in
@@ -43,7 +40,7 @@ func BenchmarkIssuances(b *testing.B) {
 				m.Delay("Sign", token.delay)
 				m.Replay(token.delay > 0)
 				if own == 0 {
-					own = ownRate(b, m, pool)
+					own = m.SignatureRate(b, pool)
 				}
 				cfg := place.config(m, "one")
 				cfg.MaxSessions = pool + 1 // one keeps the login
@@ -99,55 +96,3 @@ var digests = func() (d [64][sha256.Size]byte) {
 	}
 	return d
 }()
-
-// ownRate returns how many signatures the token makes in a second in so many
-// sessions, with nothing around the calls.
-func ownRate(b *testing.B, m *faultmodule.Module, pool int) float64 {
-	b.Helper()
-	must := func(err error) {
-		b.Helper()
-		if err != nil {
-			b.Fatal(err)
-		}
-	}
-	ctx := p11.New(m.Path)
-	must(ctx.Initialize())
-	defer func() { must(ctx.Finalize()) }()
-	slots, err := ctx.GetSlotList(true)
-	must(err)
-	sessions := make([]p11.SessionHandle, pool)
-	for i := range sessions {
-		sessions[i], err = ctx.OpenSession(slots[0], p11.CKF_SERIAL_SESSION)
-		must(err)
-	}
-	must(ctx.Login(sessions[0], p11.CKU_USER, faultmodule.PIN))
-	must(ctx.FindObjectsInit(sessions[0], []*p11.Attribute{
-		p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY), p11.NewAttribute(p11.CKA_LABEL, "issuing"),
-	}))
-	found, _, err := ctx.FindObjects(sessions[0], 1)
-	must(err)
-	must(ctx.FindObjectsFinal(sessions[0]))
-
-	var made atomic.Int64
-	var wg sync.WaitGroup
-	start := time.Now()
-	end := start.Add(time.Second)
-	for _, s := range sessions {
-		wg.Go(func() {
-			for time.Now().Before(end) {
-				digest := digests[random.IntN(len(digests))]
-				err := ctx.SignInit(s, []*p11.Mechanism{p11.NewMechanism(p11.CKM_ECDSA, nil)}, found[0])
-				if err == nil {
-					_, err = ctx.Sign(s, digest[:])
-				}
-				if err != nil {
-					b.Error(err)
-					return
-				}
-				made.Add(1)
-			}
-		})
-	}
-	wg.Wait()
-	return float64(made.Load()) / time.Since(start).Seconds()
-}

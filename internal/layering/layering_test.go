@@ -56,7 +56,7 @@ var soleImporters = []struct{ library, importer, why string }{
 	{"github.com/coreos/go-oidc", "oidc", "it accepts much that a CA must refuse"},
 	{"github.com/spf13/viper", "config", "it is lenient where the configuration is strict"},
 	{"cel.dev/cel-go", "internal/policy", "what rules may say is checked in one place"},
-	{"github.com/miekg/pkcs11", "hsm/pkcs11", "it is cgo"},
+	{"github.com/miekg/pkcs11", "hsm/pkcs11/...", "it is cgo"},
 	{"github.com/transparency-dev/tessera", "ctlog/embedded", "the log in the box is replaceable"},
 	{"github.com/zitadel", "cmd/mayfly-dev/...", "it is for the demo"},
 	{"text/template", "", "nothing near a certificate is made from text templates"},
