@@ -37,6 +37,7 @@ var mayImport = []struct {
 	{"internal/probe/...", []string{"internal/probe/...", "internal/login/endpoint"}},
 	{"internal/ceremony", []string{"ca", "hsm"}},
 	{"internal/layering", nil},
+	{"internal/floor", nil},
 	{"oidc/...", []string{"oidc/...", "ca"}},
 	{"ctlog/embedded/...", []string{"ctlog/embedded/...", "ctlog"}},
 	{"ctlog/internal/...", []string{"ctlog/internal/...", "ctlog"}},
