@@ -3,6 +3,7 @@ module github.com/mayfly-ca/mayfly/e2e
 go 1.26.0
 
 require (
+	github.com/HdrHistogram/hdrhistogram-go v1.4.0
 	github.com/google/certificate-transparency-go v1.4.0
 	github.com/mayfly-ca/mayfly v0.0.0-00010101000000-000000000000
 	github.com/sigstore/sigstore-go v1.3.0
@@ -13,6 +14,7 @@ require (
 )
 
 require (
+	filippo.io/nistec v0.0.4 // indirect
 	github.com/asaskevich/govalidator v0.0.0-20230301143203-a9d515a09cc2 // indirect
 	github.com/blang/semver v3.5.1+incompatible // indirect
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
