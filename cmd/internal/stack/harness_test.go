@@ -92,7 +92,13 @@ func (s *site) json(w http.ResponseWriter, v any) {
 // makePKI writes chain.pem and ca.key: a root and an intermediate below it.
 func (s *site) makePKI(organization string, usage x509.ExtKeyUsage) {
 	s.t.Helper()
-	rootKey, issuingKey := newKey(s.t), newKey(s.t)
+	s.makePKIOf(organization, usage, newKey(s.t))
+}
+
+// makePKIOf is makePKI with the intermediate's key.
+func (s *site) makePKIOf(organization string, usage x509.ExtKeyUsage, issuingKey crypto.Signer) {
+	s.t.Helper()
+	rootKey := newKey(s.t)
 	now := time.Now()
 	template := func(serial int64, name string) *x509.Certificate {
 		return &x509.Certificate{
