@@ -69,12 +69,14 @@ type RemoteLog struct {
 	// certificate; default the system's roots.
 	CAFile string `yaml:"ca_file,omitempty" config:"file"`
 	// ClientCertificate is a PEM file with the certificate that the log wants of
-	// its submitters, and its intermediates; default none.
+	// its submitters, and its intermediates; default none. Only the origin of URL
+	// gets to see it.
 	ClientCertificate string `yaml:"client_certificate,omitempty" config:"file"`
 	// ClientKey is a PEM file with the private key of ClientCertificate.
 	ClientKey string `yaml:"client_key,omitempty" config:"file"`
 	// TokenFile holds a bearer token that the log wants of its submitters in its
-	// only line; default none. It is read again when it changes.
+	// only line; default none. It is read again when it changes, and sent to the
+	// origin of URL only.
 	TokenFile string `yaml:"token_file,omitempty" config:"file"`
 	// Timeout is how long a submission may take in all, retries included; default
 	// 2.5s, from 500ms to 2.5s: clients wait five seconds for all of a request.

@@ -11,5 +11,5 @@ func (r *Remote) SetTransport(t http.RoundTripper) { r.client.Transport = t }
 
 // SetDial replaces the connections below a remote log.
 func (r *Remote) SetDial(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
-	r.client.Transport.(*http.Transport).DialContext = dial
+	r.client.Transport.(*transport).own.DialContext = dial
 }

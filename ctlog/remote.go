@@ -3,7 +3,6 @@ package ctlog
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -43,7 +42,8 @@ type RemoteConfig struct {
 	// Required; https, or http to a loopback address.
 	URL string
 	// MonitoringURL is where the checkpoint and tiles of a static-ct-api log are
-	// read; empty for a log that is read at URL, as RFC 6962 says. Probes use it.
+	// read; empty for a log that is read at URL, as RFC 6962 says. Probes use it. It
+	// gets the credentials below only if it has the origin of URL.
 	MonitoringURL string
 	// PublicKey is the log's SubjectPublicKeyInfo, PEM or DER. Required: a log
 	// whose promises cannot be verified is no log.
@@ -98,14 +98,18 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 	if c.AttemptTimeout < 0 || c.Timeout < 0 {
 		return nil, fmt.Errorf("ctlog: log %q: negative timeout", c.Name)
 	}
-	if (c.ClientCertFile == "") != (c.ClientKeyFile == "") {
-		return nil, fmt.Errorf("ctlog: log %q: a client certificate needs a key, and a key a certificate", c.Name)
+	t, err := newTransport(ClientConfig{
+		URL: c.URL, RootCAs: c.RootCAs, ClientCertFile: c.ClientCertFile, ClientKeyFile: c.ClientKeyFile, TokenFile: c.TokenFile,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ctlog: log %q: %w", c.Name, err)
 	}
 	r := &Remote{
 		name:           c.Name,
 		url:            base + "/ct/v1/",
 		key:            key,
-		credentials:    &credentials{certFile: c.ClientCertFile, keyFile: c.ClientKeyFile, tokenFile: c.TokenFile},
+		client:         t.client(),
+		credentials:    t.credentials,
 		attemptTimeout: c.AttemptTimeout,
 		timeout:        c.Timeout,
 		clock:          c.Clock,
@@ -124,39 +128,7 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 	if r.clock == nil {
 		r.clock = time.Now
 	}
-	r.client = newClient(c.RootCAs, r.credentials)
 	return r, nil
-}
-
-// newClient has connections of its own, so that a log which hangs holds up no
-// other. They speak HTTP/1.1, where a connection that went dead takes one
-// submission with it; with HTTP/2 it would be all that are under way.
-func newClient(roots *x509.CertPool, c *credentials) *http.Client {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	t := &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
-		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:    dialTimeout,
-		Protocols:              protocols,
-		MaxConnsPerHost:        maxConnections,
-		MaxIdleConns:           maxConnections,
-		MaxIdleConnsPerHost:    maxConnections,
-		IdleConnTimeout:        90 * time.Second,
-		MaxResponseHeaderBytes: 16 << 10,
-		DisableCompression:     true, // answers are small, and bombs are not
-		// Each attempt's context bounds all of an exchange.
-	}
-	if c.certFile != "" {
-		t.TLSClientConfig.GetClientCertificate = c.certificate
-	}
-	return &http.Client{
-		Transport: t,
-		// A log that moves is a change of configuration, not of direction. The
-		// bearer token goes where the request goes and nowhere else.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
 }
 
 func submissionURL(s string) (string, error) {
@@ -300,14 +272,6 @@ func (r *Remote) exchange(ctx context.Context, method, url string, body []byte) 
 		req.Header.Set("Content-Type", "application/json")
 	}
 	req.Header.Set("User-Agent", "mayfly")
-	if err := r.credentials.authorize(req); err != nil {
-		return 0, nil, nil, err
-	}
-	if r.credentials.renewed() {
-		// Connections made with the certificate before would go on for as long as
-		// they are used.
-		r.client.CloseIdleConnections()
-	}
 	resp, err := r.client.Do(req)
 	if err != nil {
 		return 0, nil, nil, err

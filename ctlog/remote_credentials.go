@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -57,18 +56,6 @@ func (c *credentials) certificate(*tls.CertificateRequestInfo) (*tls.Certificate
 		return nil, fmt.Errorf("reading client certificate: %w", err)
 	}
 	return &pair, nil
-}
-
-func (c *credentials) authorize(req *http.Request) error {
-	if c.tokenFile == "" {
-		return nil
-	}
-	token, err := c.token()
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	return nil
 }
 
 // token reads the bearer token. No error contains any of it.

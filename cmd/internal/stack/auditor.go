@@ -2,17 +2,16 @@ package stack
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net/http"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/cmd/internal/files"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/auditor"
 )
 
@@ -190,10 +189,13 @@ func auditedShards(state, name string) ([]auditor.Log, error) {
 // auditTimeout bounds one exchange with a log, its body included.
 const auditTimeout = 10 * time.Second
 
-// auditClient reads a remote log with the credentials of a submitter. Nothing is
-// kept open between rounds.
+// auditClient reads a remote log, at the origin where it is submitted to with the
+// credentials of a submitter. Nothing is kept open between rounds.
 func auditClient(r *config.RemoteLog) (*http.Client, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	c := ctlog.ClientConfig{
+		URL: r.URL, ClientCertFile: r.ClientCertificate, ClientKeyFile: r.ClientKey, TokenFile: r.TokenFile,
+		IdleTimeout: auditTimeout, Compression: true, // the auditor bounds what it unpacks
+	}
 	if r.CAFile != "" {
 		pem, err := files.Read(r.CAFile)
 		if err != nil {
@@ -204,38 +206,10 @@ func auditClient(r *config.RemoteLog) (*http.Client, error) {
 			return nil, fmt.Errorf("%s holds no PEM certificate", r.CAFile)
 		}
 	}
-	if r.ClientCertificate != "" {
-		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			cert, err := tls.LoadX509KeyPair(r.ClientCertificate, r.ClientKey)
-			return &cert, err
-		}
-	}
-	return &http.Client{
-		Timeout: auditTimeout,
-		Transport: bearer{r.TokenFile, &http.Transport{
-			Proxy: http.ProxyFromEnvironment, TLSClientConfig: c, MaxResponseHeaderBytes: 16 << 10,
-			IdleConnTimeout: auditTimeout, MaxIdleConnsPerHost: 1,
-		}},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, nil
-}
-
-// bearer sends the token in a file, if there is one.
-type bearer struct {
-	file string
-	next http.RoundTripper
-}
-
-// RoundTrip implements http.RoundTripper.
-func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
-	if b.file == "" {
-		return b.next.RoundTrip(r)
-	}
-	token, err := files.Read(b.file)
+	client, err := ctlog.NewClient(c)
 	if err != nil {
-		return nil, fmt.Errorf("reading the log's token: %w", err)
+		return nil, err
 	}
-	r = r.Clone(r.Context())
-	r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
-	return b.next.RoundTrip(r)
+	client.Timeout = auditTimeout
+	return client, nil
 }

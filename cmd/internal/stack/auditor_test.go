@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/logtest"
 	"github.com/mayfly-ca/mayfly/internal/audit"
 	"github.com/mayfly-ca/mayfly/internal/auditor"
 )
@@ -155,6 +157,37 @@ func TestAnAuditorThatCannotWorkKeepsNobodyFromWorking(t *testing.T) {
 	}
 	if got := get(t, r.url+"/readyz"); got.status != http.StatusOK {
 		t.Errorf("readyz: %d %s", got.status, got.body)
+	}
+}
+
+// TestAuditorSendsTheTokenToTheOriginOfTheURLAlone: whoever serves the tiles could
+// submit in our name with it.
+func TestAuditorSendsTheTokenToTheOriginOfTheURLAlone(t *testing.T) {
+	s := newSite(t)
+	seen := make(chan string, 1)
+	serve := func() string {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			seen <- r.Header.Get("Authorization")
+			http.NotFound(w, r)
+		}))
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+	log, elsewhere := serve(), serve()
+	s.write("log.pub", logtest.New(t, nil).PublicKey())
+	s.write("token", []byte("secret\n"))
+	for _, c := range []struct{ monitoring, want string }{
+		{"", "Bearer secret"}, {", monitoring_url: " + log + "/tiles", "Bearer secret"}, {", monitoring_url: " + elsewhere, ""},
+	} {
+		f := s.configure("127.0.0.1:1", "  - {name: far, remote: {url: "+log+", public_key: log.pub, token_file: token"+c.monitoring+"}}")
+		targets, err := AuditTargets(f, nil)
+		s.must(err)
+		if _, err := targets.Logs[0].Source.Head(t.Context()); err == nil {
+			t.Errorf("%q: a log without a head has one", c.monitoring)
+		}
+		if got := <-seen; got != c.want {
+			t.Errorf("%q: the server saw %q, want %q", c.monitoring, got, c.want)
+		}
 	}
 }
 
