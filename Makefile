@@ -84,10 +84,16 @@ fuzz-smoke: test-prerequisites ## every fuzz target in the tree for FUZZTIME (5s
 	@FUZZTIME=$(FUZZTIME) .ci/fuzz-smoke
 
 .PHONY: bench
-bench: test-prerequisites ## the benchmarks; BENCH=regexp picks some
+bench: test-prerequisites ## what one issuance costs, as a table; BENCH=regexp picks some
 	@packages=$$(.ci/targets Benchmark | cut -d' ' -f1 | sort -u); \
 	if [ -z "$$packages" ]; then echo "no benchmarks found"; exit 1; fi; \
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $$packages
+	mkdir -p $(BIN); \
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $$packages | tee $(BIN)/bench.txt; \
+	.ci/bench-table <$(BIN)/bench.txt
+
+.PHONY: bench-guard
+bench-guard: test-prerequisites ## allocations and ratios to the arithmetic against .ci/bench-guard.txt
+	@.ci/bench-guard
 
 .PHONY: dist
 dist: test-prerequisites ## the release binary with PKCS#11, tried with SoftHSM, in dist/
