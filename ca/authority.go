@@ -125,10 +125,7 @@ func (a *Authority) Issue(ctx context.Context, r Request) (Certificate, error) {
 		return Certificate{}, a.refuse(ctx, r, decision, err)
 	}
 	// 3. The intent is on disk before the first signature exists.
-	logTBS, err := encoded.with(nil)
-	if err != nil {
-		return Certificate{}, a.refuse(ctx, r, decision, fmt.Errorf("encoding the log's view: %w", err))
-	}
+	logTBS := encoded.with(nil)
 	done := a.metrics.stage(stageIntent)
 	intent, err := a.recorder.Intent(ctx, Intent{
 		Request: r, Decision: decision, Serial: d.serial, Chain: d.chain.name, IssuerKeyHash: d.chain.issuerKeyHash,
@@ -190,11 +187,13 @@ func (a *Authority) prepare(ctx context.Context, r Request) (Decision, *draft, t
 	if err != nil {
 		return decision, nil, tbs{}, err
 	}
-	first, err := d.first(encoded)
-	if err != nil {
-		return decision, nil, tbs{}, err
+	// What is signed first: the precertificate or, when nothing is logged, the
+	// certificate itself.
+	d.judged = encoded.with(nil)
+	if d.logged {
+		d.judged = precertificate(encoded)
 	}
-	if err := judge(first, d, r.Identity); err != nil {
+	if err := judge(d.judged, d, r.Identity); err != nil {
 		return decision, nil, tbs{}, Refuse(KindInternal, ReasonProfileViolation, "judging the certificate: %w", err)
 	}
 	if d.chain.constrained {
@@ -203,23 +202,6 @@ func (a *Authority) prepare(ctx context.Context, r Request) (Decision, *draft, t
 		}
 	}
 	return decision, d, encoded, nil
-}
-
-// first returns the bytes that are signed first: those of the precertificate
-// or, when nothing is logged, those of the certificate itself.
-func (d *draft) first(t tbs) ([]byte, error) {
-	if !d.logged {
-		return t.with(nil)
-	}
-	return precertificate(t)
-}
-
-func precertificate(t tbs) ([]byte, error) {
-	p, err := poison()
-	if err != nil {
-		return nil, fmt.Errorf("encoding poison: %w", err)
-	}
-	return t.with(p)
 }
 
 func (a *Authority) draft(r Request, decision Decision) (*draft, error) {
@@ -332,17 +314,12 @@ func (a *Authority) readClock() (time.Time, error) {
 func (a *Authority) sign(ctx context.Context, d *draft, encoded tbs, logTBS []byte) (Certificate, error) {
 	cert := Certificate{chain: d.chain, Serial: d.serial, NotBefore: d.notBefore, NotAfter: d.notAfter}
 	if !d.logged {
-		// The operator wrote `logs: disabled`. There is no poison to replace, so
-		// the log's view is the certificate.
+		// The operator wrote `logs: disabled`. There is no poison to replace.
 		var err error
-		cert.DER, err = a.signTBS(ctx, stageFinal, d.chain, logTBS)
+		cert.DER, err = a.signTBS(ctx, stageFinal, d.chain, d.judged)
 		return cert, err
 	}
-	precertTBS, err := precertificate(encoded)
-	if err != nil {
-		return cert, err
-	}
-	precert, err := a.signTBS(ctx, stagePrecert, d.chain, precertTBS)
+	precert, err := a.signTBS(ctx, stagePrecert, d.chain, d.judged)
 	if err != nil {
 		return cert, err
 	}
@@ -362,11 +339,8 @@ func (a *Authority) sign(ctx context.Context, d *draft, encoded tbs, logTBS []by
 	if err != nil {
 		return cert, fmt.Errorf("encoding the SCT list: %w", err)
 	}
-	finalTBS, err := encoded.with(list)
-	if err != nil {
-		return cert, fmt.Errorf("encoding the final certificate: %w", err)
-	}
-	if err := correspond(precertTBS, finalTBS, d.chain.signatureAlgorithm); err != nil {
+	finalTBS := encoded.with(list)
+	if err := correspond(d.judged, finalTBS, sct.TLS); err != nil {
 		return cert, Refuse(KindInternal, ReasonProfileViolation, "comparing with the precertificate: %w", err)
 	}
 	cert.DER, err = a.signTBS(ctx, stageFinal, d.chain, finalTBS)
@@ -378,9 +352,7 @@ func (a *Authority) sign(ctx context.Context, d *draft, encoded tbs, logTBS []by
 // certificates, and a fault in an RSA signature gives the key away.
 func (a *Authority) signTBS(ctx context.Context, stage string, c *Chain, tbsDER []byte) ([]byte, error) {
 	defer a.metrics.stage(stage)()
-	h := c.hash.New()
-	h.Write(tbsDER)
-	digest := h.Sum(nil)
+	digest := digest(c.hash, tbsDER)
 	signature, err := c.signer.Sign(ctx, digest, c.hash)
 	if err != nil {
 		return nil, unavailable(ctx, ReasonSignerFailed, "signing the "+stage+" certificate", err)
@@ -388,7 +360,7 @@ func (a *Authority) signTBS(ctx context.Context, stage string, c *Chain, tbsDER 
 	if !verify(c, digest, signature) {
 		return nil, Refuse(KindUnavailable, ReasonSignerFailed, "the key of chain %q made a signature that does not verify", c.name)
 	}
-	return certificate(tbsDER, c.signatureAlgorithm, signature)
+	return certificate(tbsDER, c.signatureAlgorithm, signature), nil
 }
 
 func verify(c *Chain, digest, signature []byte) bool {

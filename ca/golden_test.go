@@ -59,10 +59,7 @@ func TestCertificatesKeepTheirBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pre, err := precertificate(encoded)
-	if err != nil {
-		t.Fatal(err)
-	}
+	pre := precertificate(encoded)
 	const want = "541972af392cb556169c5bae81b8fdfd40e4220639300949d6de8be66529406a"
 	if got := sha256.Sum256(pre); hex.EncodeToString(got[:]) != want {
 		t.Errorf("SHA-256 of the to-be-signed bytes is %x, want %s\n%x", got, want, pre)

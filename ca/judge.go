@@ -8,6 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
 // maxCertificate bounds a certificate: OpenShift and registries carry chains in
@@ -21,10 +25,7 @@ const maxCertificate = 8 << 10
 func judge(tbsDER []byte, d *draft, id Identity) error {
 	// crypto/x509 parses only whole certificates; the signature is not looked at
 	// but counts for the size, so it is as long as the longest (RSA 4096).
-	der, err := certificate(tbsDER, d.chain.signatureAlgorithm, make([]byte, 512))
-	if err != nil {
-		return fmt.Errorf("wrapping to-be-signed bytes: %w", err)
-	}
+	der := certificate(tbsDER, d.chain.signatureAlgorithm, make([]byte, 512))
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		return fmt.Errorf("parsing to-be-signed bytes: %w", err)
@@ -98,27 +99,36 @@ func otherNames(cert *x509.Certificate) ([]SAN, error) {
 	if i < 0 {
 		return nil, errors.New("no subject alternative name")
 	}
-	var general []asn1.RawValue
-	if rest, err := asn1.Unmarshal(cert.Extensions[i].Value, &general); err != nil || len(rest) > 0 {
+	in := cryptobyte.String(cert.Extensions[i].Value)
+	var general, name cryptobyte.String
+	var tag cryptobyte_asn1.Tag
+	if !in.ReadASN1(&general, cryptobyte_asn1.SEQUENCE) || !in.Empty() || !general.ReadAnyASN1(&name, &tag) {
 		return nil, errors.New("subject alternative name is malformed")
 	}
-	if len(general) != 1 {
-		return nil, fmt.Errorf("%d names, not one", len(general))
+	if !general.Empty() {
+		return nil, errors.New("several names, not one")
 	}
-	if general[0].Tag != 0 {
+	if tag != cryptobyte_asn1.Tag(0).ContextSpecific().Constructed() {
 		return nil, nil
 	}
-	var other struct {
-		Type  asn1.ObjectIdentifier
-		Value string `asn1:"tag:0,explicit,utf8"`
-	}
-	if rest, err := asn1.UnmarshalWithParams(general[0].FullBytes, &other, "tag:0"); err != nil || len(rest) > 0 {
+	var id asn1.ObjectIdentifier
+	var explicit cryptobyte.String
+	if !name.ReadASN1ObjectIdentifier(&id) ||
+		!name.ReadASN1(&explicit, cryptobyte_asn1.Tag(0).ContextSpecific().Constructed()) || !name.Empty() {
 		return nil, errors.New("other name is malformed")
 	}
-	if !other.Type.Equal(oidFulcio(extOtherName)) {
-		return nil, fmt.Errorf("other name of type %v", other.Type)
+	value, ok := readUTF8String(explicit)
+	if !ok || !id.Equal(fulcioOIDs[extOtherName]) {
+		return nil, fmt.Errorf("other name of type %v, or not a UTF8String", id)
 	}
-	return []SAN{{SANUsername, other.Value}}, nil
+	return []SAN{{SANUsername, string(value)}}, nil
+}
+
+// readUTF8String returns the content of the one UTF8String that in holds.
+func readUTF8String(in cryptobyte.String) ([]byte, bool) {
+	var value cryptobyte.String
+	ok := in.ReadASN1(&value, cryptobyte_asn1.UTF8String) && in.Empty() && utf8.Valid(value)
+	return value, ok
 }
 
 // judgeExtensions demands exactly the extensions of the profile, in order, and
@@ -129,7 +139,8 @@ func judgeExtensions(cert *x509.Certificate, d *draft, id Identity) error {
 		critical bool
 		value    string // of a 57264.1 extension
 	}
-	want := []slot{{oidKeyUsage, true, ""}, {oidExtKeyUsage, false, ""}, {oidSKI, false, ""}, {oidAKI, false, ""}, {oidSAN, true, ""}}
+	want := append(make([]slot, 0, 32),
+		slot{oidKeyUsage, true, ""}, slot{oidExtKeyUsage, false, ""}, slot{oidSKI, false, ""}, slot{oidAKI, false, ""}, slot{oidSAN, true, ""})
 	for _, optional := range []struct {
 		wanted bool
 		oid    asn1.ObjectIdentifier
@@ -142,7 +153,10 @@ func judgeExtensions(cert *x509.Certificate, d *draft, id Identity) error {
 		}
 	}
 	for _, e := range d.extensions {
-		want = append(want, slot{oidFulcio(e.Number), false, e.Value})
+		if e.Number < 0 || e.Number >= len(fulcioOIDs) {
+			return fmt.Errorf("extension 57264.1.%d is unknown", e.Number)
+		}
+		want = append(want, slot{fulcioOIDs[e.Number], false, e.Value})
 	}
 	if d.logged {
 		want = append(want, slot{oidPoison, true, ""})
@@ -194,9 +208,7 @@ func judgeValue(e pkix.Extension, want string) error {
 			return errors.New("raw value differs")
 		}
 	default:
-		var got string
-		rest, err := asn1.UnmarshalWithParams(e.Value, &got, "utf8")
-		if err != nil || len(rest) > 0 || got != want {
+		if got, ok := readUTF8String(e.Value); !ok || string(got) != want {
 			return errors.New("value differs")
 		}
 	}
@@ -216,51 +228,15 @@ func judgeIdentity(extensions []Extension, id Identity) error {
 
 // fulcioNumber returns n of 1.3.6.1.4.1.57264.1.n, or 0.
 func fulcioNumber(oid asn1.ObjectIdentifier) int {
-	base := oidFulcio(0)
-	if len(oid) != len(base) || !oid[:len(oid)-1].Equal(base[:len(base)-1]) {
+	last := len(oid) - 1
+	if last != len(fulcioOIDs[0])-1 || !oid[:last].Equal(fulcioOIDs[0][:last]) {
 		return 0
 	}
-	return oid[len(oid)-1]
+	return oid[last]
 }
 
-// correspond checks that the final certificate is what the log saw: the same
-// to-be-signed bytes, apart from the last extension, which is poison there and
-// the SCT list here. It parses both, so that it holds whatever built them.
-func correspond(precertTBS, finalTBS, algorithm []byte) error {
-	pre, err := parseTBS(precertTBS, algorithm)
-	if err != nil {
-		return fmt.Errorf("parsing precertificate: %w", err)
-	}
-	final, err := parseTBS(finalTBS, algorithm)
-	if err != nil {
-		return fmt.Errorf("parsing final certificate: %w", err)
-	}
-	preLast, finalLast := len(pre.Extensions)-1, len(final.Extensions)-1
-	if preLast != finalLast || preLast < 0 {
-		return errors.New("precertificate and final certificate differ in the number of extensions")
-	}
-	if !pre.Extensions[preLast].Id.Equal(oidPoison) || !final.Extensions[finalLast].Id.Equal(oidSCTList) {
-		return errors.New("the last extensions are not poison and SCT list")
-	}
-	for i, a := range pre.Extensions[:preLast] {
-		b := final.Extensions[i]
-		if !a.Id.Equal(b.Id) || a.Critical != b.Critical || !bytes.Equal(a.Value, b.Value) {
-			return fmt.Errorf("precertificate and final certificate differ in extension %v", a.Id)
-		}
-	}
-	if !bytes.Equal(pre.RawIssuer, final.RawIssuer) || !bytes.Equal(pre.RawSubject, final.RawSubject) ||
-		!bytes.Equal(pre.RawSubjectPublicKeyInfo, final.RawSubjectPublicKeyInfo) ||
-		pre.SerialNumber.Cmp(final.SerialNumber) != 0 || pre.SignatureAlgorithm != final.SignatureAlgorithm ||
-		!pre.NotBefore.Equal(final.NotBefore) || !pre.NotAfter.Equal(final.NotAfter) {
-		return errors.New("precertificate and final certificate differ in their fields")
-	}
-	return nil
-}
-
+// parseTBS has crypto/x509, which reads only whole certificates, read to-be-signed
+// bytes.
 func parseTBS(tbsDER, algorithm []byte) (*x509.Certificate, error) {
-	der, err := certificate(tbsDER, algorithm, make([]byte, 64))
-	if err != nil {
-		return nil, err
-	}
-	return x509.ParseCertificate(der)
+	return x509.ParseCertificate(certificate(tbsDER, algorithm, make([]byte, 64)))
 }

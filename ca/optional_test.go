@@ -69,10 +69,7 @@ func TestOptionalExtensionsMatchAnotherEncoder(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			pre, err := precertificate(encoded)
-			if err != nil {
-				t.Fatal(err)
-			}
+			pre := precertificate(encoded)
 			if err := judge(pre, d, testIdentity()); err != nil {
 				t.Errorf("combination %04b of %s: the judge says %v", which, san.kind, err)
 			}
@@ -101,10 +98,7 @@ func TestJudgeComparesWhatIsAskedFor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		pre, err := precertificate(encoded)
-		if err != nil {
-			t.Fatal(err)
-		}
+		pre := precertificate(encoded)
 		if err := judge(pre, d, testIdentity()); (err == nil) != (name == "nothing") {
 			t.Errorf("%s differs: the judge says %v", name, err)
 		}

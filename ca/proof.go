@@ -6,7 +6,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
-	_ "crypto/sha512" // for keyHash; sha256 comes with key.go
+	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/asn1"
 	"slices"
 
@@ -117,7 +118,19 @@ var keyHash = map[KeyKind]crypto.Hash{
 	KeyRSA4096:   crypto.SHA256,
 }
 
+// digest returns the hash of a message.
 func digest(hash crypto.Hash, message []byte) []byte {
+	switch hash {
+	case crypto.SHA256:
+		sum := sha256.Sum256(message)
+		return sum[:]
+	case crypto.SHA384:
+		sum := sha512.Sum384(message)
+		return sum[:]
+	case crypto.SHA512:
+		sum := sha512.Sum512(message)
+		return sum[:]
+	}
 	h := hash.New()
 	h.Write(message)
 	return h.Sum(nil)

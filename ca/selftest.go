@@ -7,9 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
 // APISelfTest is what the journal shows as API of a self-test, and as its rule.
@@ -57,10 +54,7 @@ func (a *Authority) selfTest(ctx context.Context, c *Chain, now time.Time) error
 		return err
 	}
 	d := &draft{serial: newSerial(), chain: c, notBefore: selfTestNotBefore, notAfter: selfTestNotAfter, key: key}
-	tbsDER, plain, err := d.encodeSelfTest()
-	if err != nil {
-		return err
-	}
+	tbsDER, plain := d.encodeSelfTest()
 	if err := judgeSelfTest(tbsDER, d); err != nil {
 		return Refuse(KindInternal, ReasonProfileViolation, "judging the self-test's certificate: %w", err)
 	}
@@ -85,27 +79,9 @@ func (a *Authority) selfTest(ctx context.Context, c *Chain, now time.Time) error
 }
 
 // encodeSelfTest returns the to-be-signed bytes with and without poison.
-func (d *draft) encodeSelfTest() (poisoned, plain []byte, err error) {
-	fields, err := d.encodeFields()
-	if err != nil {
-		return nil, nil, fmt.Errorf("encoding certificate fields: %w", err)
-	}
-	var b cryptobyte.Builder
-	addExtension(&b, oidAKI, false, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.Tag(0).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(d.chain.issuing().SubjectKeyId) })
-		})
-	})
-	aki, err := b.Bytes()
-	if err != nil {
-		return nil, nil, fmt.Errorf("encoding certificate extensions: %w", err)
-	}
-	t := tbs{fields, aki}
-	if poisoned, err = precertificate(t); err != nil {
-		return nil, nil, err
-	}
-	plain, err = t.with(nil)
-	return poisoned, plain, err
+func (d *draft) encodeSelfTest() (poisoned, plain []byte) {
+	t := tbs{d.appendFields(nil), d.appendAKI(nil)}
+	return precertificate(t), t.with(nil)
 }
 
 // judgeSelfTest demands, by an independent parser, that what is signed is of no

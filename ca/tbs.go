@@ -4,7 +4,9 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	encodingasn1 "encoding/asn1"
+	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -43,6 +45,34 @@ func oidFulcio(n int) encodingasn1.ObjectIdentifier {
 	return encodingasn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, n}
 }
 
+// fulcioOIDs are the identifiers of the Fulcio extensions by number.
+var fulcioOIDs = func() (table [extTokenSubject + 1]encodingasn1.ObjectIdentifier) {
+	for n := range table {
+		table[n] = oidFulcio(n)
+	}
+	return table
+}()
+
+// The same in DER, and what else is constant.
+var (
+	derSKI        = derOID(oidSKI)
+	derAKI        = derOID(oidAKI)
+	derSAN        = derOID(oidSAN)
+	derAIA        = derOID(oidAIA)
+	derCAIssuers  = derOID(oidCAIssuers)
+	derPolicies   = derOID(oidPolicies)
+	derCRLPoints  = derOID(oidCRLPoints)
+	derNoRevAvail = derOID(oidNoRevAvail)
+	derSCTList    = derOID(oidSCTList)
+	derNULL       = []byte{5, 0}
+	derFulcio     = func() (table [len(fulcioOIDs)][]byte) {
+		for n, oid := range fulcioOIDs {
+			table[n] = derOID(oid)
+		}
+		return table
+	}()
+)
+
 // Tags of GeneralName (RFC 5280, Section 4.2.1.6).
 var (
 	tagOtherName  = asn1.Tag(0).ContextSpecific().Constructed()
@@ -63,6 +93,9 @@ type draft struct {
 	noRevAvail bool
 	// logged says that a precertificate, with poison, comes first.
 	logged bool
+	// judged are the to-be-signed bytes that judge has passed. They are signed
+	// as they are.
+	judged []byte
 }
 
 // newSerial returns 20 octets, positive, non-zero and with the first octet never
@@ -86,105 +119,107 @@ type tbs struct {
 	fields, extensions []byte
 }
 
+// usualSize holds the fields and extensions of nearly every certificate.
+const usualSize = 2 << 10
+
 func (d *draft) encode() (tbs, error) {
-	fields, err := d.encodeFields()
-	if err != nil {
-		return tbs{}, fmt.Errorf("encoding certificate fields: %w", err)
-	}
-	extensions, err := d.encodeExtensions()
+	b := d.appendFields(make([]byte, 0, usualSize))
+	n := len(b)
+	b, err := d.appendExtensions(b)
 	if err != nil {
 		return tbs{}, fmt.Errorf("encoding certificate extensions: %w", err)
 	}
-	return tbs{fields, extensions}, nil
+	return tbs{b[:n:n], b[n:]}, nil
 }
 
 // with returns the DER of the to-be-signed certificate whose last extension is
 // last, which may be empty.
-func (t tbs) with(last []byte) ([]byte, error) {
-	b := cryptobyte.NewBuilder(make([]byte, 0, len(t.fields)+len(t.extensions)+len(last)+16))
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(t.fields)
-		b.AddASN1(asn1.Tag(3).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddBytes(t.extensions)
-				b.AddBytes(last)
-			})
-		})
-	})
-	return b.Bytes()
+func (t tbs) with(last []byte) []byte {
+	b := make([]byte, 0, len(t.fields)+len(t.extensions)+len(last)+3*maxHeader)
+	b = append(b, t.fields...)
+	start := len(b)
+	b = append(append(b, t.extensions...), last...)
+	b = enclose(b, start, asn1.SEQUENCE)
+	b = enclose(b, start, asn1.Tag(3).ContextSpecific().Constructed())
+	return enclose(b, 0, asn1.SEQUENCE)
 }
 
-// encodeFields writes version to subjectPublicKeyInfo (RFC 5280, Section 4.1).
-func (d *draft) encodeFields() ([]byte, error) {
-	var b cryptobyte.Builder
-	b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
-		b.AddASN1Int64(2) // v3
-	})
-	b.AddASN1(asn1.INTEGER, func(b *cryptobyte.Builder) { b.AddBytes(d.serial[:]) })
-	b.AddBytes(d.chain.signatureAlgorithm)
-	b.AddBytes(d.chain.issuing().RawSubject)
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		addTime(b, d.notBefore)
-		addTime(b, d.notAfter)
-	})
-	b.AddASN1(asn1.SEQUENCE, func(*cryptobyte.Builder) {}) // the subject is empty
-	b.AddBytes(d.key.SPKI())
-	return b.Bytes()
+// appendFields writes version to subjectPublicKeyInfo (RFC 5280, Section 4.1).
+func (d *draft) appendFields(b []byte) []byte {
+	b = append(b, 0xa0, 3, byte(asn1.INTEGER), 1, 2) // [0] EXPLICIT v3
+	b = appendElement(b, asn1.INTEGER, d.serial[:])
+	b = append(b, d.chain.signatureAlgorithm...)
+	b = append(b, d.chain.issuing().RawSubject...)
+	start := len(b)
+	b = appendTime(b, d.notBefore)
+	b = appendTime(b, d.notAfter)
+	b = enclose(b, start, asn1.SEQUENCE)
+	b = append(b, byte(asn1.SEQUENCE), 0) // the subject is empty
+	return append(b, d.key.spki...)
 }
 
-// addTime follows RFC 5280, Section 4.1.2.5: "CAs conforming to this profile
+// appendTime follows RFC 5280, Section 4.1.2.5: "CAs conforming to this profile
 // MUST always encode certificate validity dates through the year 2049 as
 // UTCTime".
-func addTime(b *cryptobyte.Builder, t time.Time) {
-	if t.UTC().Year() < 2050 {
-		b.AddASN1UTCTime(t.UTC())
-		return
+func appendTime(b []byte, t time.Time) []byte {
+	start, t := len(b), t.UTC()
+	if t.Year() < 2050 {
+		return enclose(t.AppendFormat(b, "060102150405Z"), start, asn1.UTCTime)
 	}
-	b.AddASN1GeneralizedTime(t.UTC())
+	return enclose(t.AppendFormat(b, "20060102150405Z"), start, asn1.GeneralizedTime)
 }
 
-// encodeExtensions writes the extensions in Fulcio's order: key usage, extended
+// appendExtensions writes the extensions in Fulcio's order: key usage, extended
 // key usage, the two key identifiers, the name, then 57264.1 ascending. What
 // Fulcio does not have stands between name and 57264.1, and is not there unless
 // the configuration asks for it.
-func (d *draft) encodeExtensions() ([]byte, error) {
-	var b cryptobyte.Builder
-	addExtension(&b, oidKeyUsage, true, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.BIT_STRING, func(b *cryptobyte.Builder) {
-			b.AddBytes([]byte{7, 0x80}) // digitalSignature, seven unused bits
-		})
-	})
-	addExtension(&b, oidExtKeyUsage, false, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(oidCodeSigning) })
-	})
-	addExtension(&b, oidSKI, false, func(b *cryptobyte.Builder) { b.AddASN1OctetString(d.key.KeyID()) })
-	addExtension(&b, oidAKI, false, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.Tag(0).ContextSpecific(), func(b *cryptobyte.Builder) {
-				b.AddBytes(d.chain.issuing().SubjectKeyId)
-			})
-		})
-	})
+func (d *draft) appendExtensions(b []byte) ([]byte, error) {
+	b = append(b, usages...)
+	b, at := openExtension(b, derSKI, false)
+	b = closeExtension(appendElement(b, asn1.OCTET_STRING, d.key.KeyID()), at)
+	b = d.appendAKI(b)
 	// Critical because the subject is empty: RFC 5280, Section 4.2.1.6: "If the
 	// subject field contains an empty sequence, then [...] the subjectAltName
 	// extension MUST be marked as critical."
-	addExtension(&b, oidSAN, true, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, d.san.addTo)
-	})
-	d.addOptional(&b)
-	for _, e := range d.extensions {
-		addExtension(&b, oidFulcio(e.Number), false, func(b *cryptobyte.Builder) {
-			if e.Number <= extLastRaw {
-				b.AddBytes([]byte(e.Value))
-				return
-			}
-			b.AddASN1(asn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes([]byte(e.Value)) })
-		})
+	b, at = openExtension(b, derSAN, true)
+	b, err := d.san.appendTo(b)
+	if err != nil {
+		return nil, err
 	}
-	return b.Bytes()
+	b = enclose(b, at.value, asn1.SEQUENCE)
+	b = closeExtension(b, at)
+	if b, err = d.appendOptional(b); err != nil {
+		return nil, err
+	}
+	for _, e := range d.extensions {
+		if e.Number < 0 || e.Number >= len(derFulcio) {
+			return nil, fmt.Errorf("no encoding for extension 57264.1.%d", e.Number)
+		}
+		b, at = openExtension(b, derFulcio[e.Number], false)
+		b = append(b, e.Value...)
+		if e.Number > extLastRaw {
+			b = enclose(b, at.value, asn1.UTF8String)
+		}
+		b = closeExtension(b, at)
+	}
+	return b, nil
 }
 
-// addOptional writes what chain and profile ask for:
+// usages are the extensions that are the same in every certificate.
+var usages = func() []byte {
+	// digitalSignature, seven unused bits
+	b := appendExtension(nil, derOID(oidKeyUsage), true, []byte{byte(asn1.BIT_STRING), 2, 7, 0x80})
+	return appendExtension(b, derOID(oidExtKeyUsage), false, appendElement(nil, asn1.SEQUENCE, derOID(oidCodeSigning)))
+}()
+
+func (d *draft) appendAKI(b []byte) []byte {
+	b, at := openExtension(b, derAKI, false)
+	b = appendElement(b, asn1.Tag(0).ContextSpecific(), d.chain.issuing().SubjectKeyId)
+	b = enclose(b, at.value, asn1.SEQUENCE)
+	return closeExtension(b, at)
+}
+
+// appendOptional writes what chain and profile ask for:
 //
 //	AuthorityInfoAccessSyntax ::= SEQUENCE OF SEQUENCE { accessMethod OBJECT IDENTIFIER, accessLocation GeneralName }
 //	certificatePolicies ::= SEQUENCE OF SEQUENCE { policyIdentifier OBJECT IDENTIFIER, ... }
@@ -193,99 +228,79 @@ func (d *draft) encodeExtensions() ([]byte, error) {
 //
 // RFC 5280, Sections 4.2.2.1, 4.2.1.4 and 4.2.1.13, RFC 9608, Section 2. None of
 // them is critical: a verifier that does not know one loses nothing.
-func (d *draft) addOptional(b *cryptobyte.Builder) {
+func (d *draft) appendOptional(b []byte) ([]byte, error) {
+	var at extensionStart
 	if url := d.chain.caIssuersURL; url != "" {
-		addExtension(b, oidAIA, false, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-					b.AddASN1ObjectIdentifier(oidCAIssuers)
-					b.AddASN1(tagURI, func(b *cryptobyte.Builder) { b.AddBytes([]byte(url)) })
-				})
-			})
-		})
+		b, at = openExtension(b, derAIA, false)
+		b = append(b, derCAIssuers...)
+		b = appendString(b, tagURI, url)
+		b = enclose(b, at.value, asn1.SEQUENCE)
+		b = enclose(b, at.value, asn1.SEQUENCE)
+		b = closeExtension(b, at)
 	}
 	if len(d.policies) > 0 {
-		addExtension(b, oidPolicies, false, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				for _, policy := range d.policies {
-					b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { addOID(b, policy) })
-				}
-			})
-		})
+		b, at = openExtension(b, derPolicies, false)
+		for _, policy := range d.policies {
+			// Its arcs may be larger than an int.
+			content, err := policy.MarshalBinary()
+			if err != nil {
+				return nil, fmt.Errorf("encoding certificate policy: %w", err)
+			}
+			start := len(b)
+			b = appendElement(b, asn1.OBJECT_IDENTIFIER, content)
+			b = enclose(b, start, asn1.SEQUENCE)
+		}
+		b = enclose(b, at.value, asn1.SEQUENCE)
+		b = closeExtension(b, at)
 	}
 	if url := d.chain.crlURL; url != "" {
-		addExtension(b, oidCRLPoints, false, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-					name := asn1.Tag(0).ContextSpecific().Constructed()
-					b.AddASN1(name, func(b *cryptobyte.Builder) {
-						b.AddASN1(name, func(b *cryptobyte.Builder) {
-							b.AddASN1(tagURI, func(b *cryptobyte.Builder) { b.AddBytes([]byte(url)) })
-						})
-					})
-				})
-			})
-		})
+		b, at = openExtension(b, derCRLPoints, false)
+		name := asn1.Tag(0).ContextSpecific().Constructed()
+		b = appendString(b, tagURI, url)
+		b = enclose(b, at.value, name)
+		b = enclose(b, at.value, name)
+		b = enclose(b, at.value, asn1.SEQUENCE)
+		b = enclose(b, at.value, asn1.SEQUENCE)
+		b = closeExtension(b, at)
 	}
 	if d.noRevAvail {
-		addExtension(b, oidNoRevAvail, false, func(b *cryptobyte.Builder) { b.AddASN1NULL() })
+		b = appendExtension(b, derNoRevAvail, false, derNULL)
 	}
+	return b, nil
 }
 
-// addOID writes an object identifier whose arcs may be larger than an int.
-func addOID(b *cryptobyte.Builder, oid x509.OID) {
-	der, err := oid.MarshalBinary()
-	if err != nil {
-		b.SetError(fmt.Errorf("encoding object identifier: %w", err))
-		return
-	}
-	b.AddASN1(asn1.OBJECT_IDENTIFIER, func(b *cryptobyte.Builder) { b.AddBytes(der) })
-}
-
-// addTo writes the name as a GeneralName:
+// appendTo writes the name as a GeneralName:
 //
 //	GeneralName ::= CHOICE {
 //	     otherName                  [0] OtherName,
 //	     rfc822Name                 [1] IA5String,
 //	     uniformResourceIdentifier  [6] IA5String, ... }
 //	OtherName ::= SEQUENCE { type-id OBJECT IDENTIFIER, value [0] EXPLICIT ANY DEFINED BY type-id }
-func (s SAN) addTo(b *cryptobyte.Builder) {
+func (s SAN) appendTo(b []byte) ([]byte, error) {
 	switch s.kind {
 	case SANEmail:
-		b.AddASN1(tagRFC822Name, func(b *cryptobyte.Builder) { b.AddBytes([]byte(s.value)) })
+		return appendString(b, tagRFC822Name, s.value), nil
 	case SANURI:
-		b.AddASN1(tagURI, func(b *cryptobyte.Builder) { b.AddBytes([]byte(s.value)) })
+		return appendString(b, tagURI, s.value), nil
 	case SANUsername:
-		b.AddASN1(tagOtherName, func(b *cryptobyte.Builder) {
-			b.AddASN1ObjectIdentifier(oidFulcio(extOtherName))
-			b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
-				b.AddASN1(asn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes([]byte(s.value)) })
-			})
-		})
-	default:
-		b.SetError(fmt.Errorf("no encoding for a name of kind %q", s.kind))
+		start := len(b)
+		b = append(b, derFulcio[extOtherName]...)
+		value := len(b)
+		b = appendString(b, asn1.UTF8String, s.value)
+		b = enclose(b, value, asn1.Tag(0).ContextSpecific().Constructed())
+		return enclose(b, start, tagOtherName), nil
 	}
+	return nil, fmt.Errorf("no encoding for a name of kind %q", s.kind)
 }
 
-func addExtension(b *cryptobyte.Builder, oid encodingasn1.ObjectIdentifier, critical bool, value cryptobyte.BuilderContinuation) {
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1ObjectIdentifier(oid)
-		if critical {
-			b.AddASN1Boolean(true)
-		}
-		b.AddASN1(asn1.OCTET_STRING, value)
-	})
-}
-
-// poison returns the extension that makes a precertificate useless as a
-// certificate. RFC 6962, Section 3.1: "a special critical poison extension (OID
+// poison is the extension that makes a precertificate useless as a certificate.
+// RFC 6962, Section 3.1: "a special critical poison extension (OID
 // 1.3.6.1.4.1.11129.2.4.3, whose extnValue OCTET STRING contains ASN.1 NULL data
 // (0x05 0x00))".
-func poison() ([]byte, error) {
-	var b cryptobyte.Builder
-	addExtension(&b, oidPoison, true, func(b *cryptobyte.Builder) { b.AddASN1NULL() })
-	return b.Bytes()
-}
+var poison = appendExtension(nil, derOID(oidPoison), true, derNULL)
+
+// precertificate returns the bytes that are signed for a log.
+func precertificate(t tbs) []byte { return t.with(poison) }
 
 // sctList returns the extension that embeds one SCT. RFC 6962, Section 3.3:
 //
@@ -295,28 +310,29 @@ func poison() ([]byte, error) {
 // as an OCTET STRING inside extnValue. Exactly one, because sigstore-python and
 // sigstore-rs refuse any other number.
 func sctList(sct []byte) ([]byte, error) {
-	var b cryptobyte.Builder
-	addExtension(&b, oidSCTList, false, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.OCTET_STRING, func(b *cryptobyte.Builder) {
-			b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) {
-				b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(sct) })
-			})
-		})
-	})
-	return b.Bytes()
+	n := len(sct)
+	if n == 0 || n+2 > math.MaxUint16 {
+		return nil, fmt.Errorf("an SCT of %d bytes fits in no list", n)
+	}
+	b, at := openExtension(make([]byte, 0, n+2*2+4*maxHeader), derSCTList, false)
+	b = binary.BigEndian.AppendUint16(b, uint16(n+2))
+	b = binary.BigEndian.AppendUint16(b, uint16(n))
+	b = append(b, sct...)
+	b = enclose(b, at.value, asn1.OCTET_STRING)
+	return closeExtension(b, at), nil
 }
 
 // certificate puts to-be-signed bytes and their signature together:
 //
 //	Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm, signatureValue BIT STRING }
-func certificate(tbs, algorithm, signature []byte) ([]byte, error) {
-	b := cryptobyte.NewBuilder(make([]byte, 0, len(tbs)+len(algorithm)+len(signature)+16))
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(tbs)
-		b.AddBytes(algorithm)
-		b.AddASN1BitString(signature)
-	})
-	return b.Bytes()
+func certificate(tbs, algorithm, signature []byte) []byte {
+	b := make([]byte, 0, len(tbs)+len(algorithm)+len(signature)+1+2*maxHeader)
+	b = append(append(b, tbs...), algorithm...)
+	start := len(b)
+	b = append(b, 0) // no unused bits
+	b = append(b, signature...)
+	b = enclose(b, start, asn1.BIT_STRING)
+	return enclose(b, 0, asn1.SEQUENCE)
 }
 
 // algorithmIdentifier returns the DER of a signature algorithm. RFC 5758,

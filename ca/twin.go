@@ -82,20 +82,13 @@ func (t *twin) issue(d *draft) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	tbsDER, err := encoded.with(nil)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the certificate: %w", err)
-	}
+	tbsDER := encoded.with(nil)
 	digest := sha256.Sum256(tbsDER)
 	signature, err := t.chain.signer.Sign(context.Background(), digest[:], crypto.SHA256)
 	if err != nil {
 		return nil, fmt.Errorf("signing with a throw-away key: %w", err)
 	}
-	der, err := certificate(tbsDER, t.chain.signatureAlgorithm, signature)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the certificate: %w", err)
-	}
-	cert, err := x509.ParseCertificate(der)
+	cert, err := x509.ParseCertificate(certificate(tbsDER, t.chain.signatureAlgorithm, signature))
 	if err != nil {
 		return nil, fmt.Errorf("parsing the certificate: %w", err)
 	}
