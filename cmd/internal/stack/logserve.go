@@ -10,10 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-
-	"github.com/mayfly-ca/mayfly/cmd/internal/keys"
 	"github.com/mayfly-ca/mayfly/config"
 )
 
@@ -36,13 +32,8 @@ func OpenLogServer(ctx context.Context, f *config.File, o Options) (*LogServer, 
 		return nil, config.Problems{f.Problem("logs", "no embedded log has a submission section, so nobody could submit; "+
 			"add one, or run mayfly serve, which reads and writes its log by itself")}
 	}
-	if o.Clock == nil {
-		o.Clock = time.Now
-	}
-	s := &Stack{options: o, logger: logger(o.Logger), registry: prometheus.NewRegistry(), stuck: make(chan error, 1)}
-	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	s.tokens = &keys.Tokens{Logger: s.logger, Registerer: s.registry, Clock: o.Clock, OnStuck: s.hearOfStuck}
-	p := newLogPlan(f, planning{now: o.Clock(), demo: o.Demo})
+	s := newStack(f, o)
+	p := newLogPlan(f, planning{now: s.options.Clock(), demo: o.Demo})
 	if len(p.problems) > 0 {
 		return nil, p.sorted()
 	}
@@ -203,6 +194,8 @@ func (l *LogServer) Reload(ctx context.Context) error {
 	if s.closed {
 		return errClosed
 	}
+	ctx, cancel := s.untilStop(ctx)
+	defer cancel()
 	if err := l.reload(ctx); err != nil {
 		s.logger.Error("not all was reloaded", "err", err)
 		return err
@@ -241,6 +234,7 @@ func (l *LogServer) reload(ctx context.Context) error {
 // again does nothing.
 func (l *LogServer) Close() error {
 	l.once.Do(func() {
+		close(l.stack.stopping)
 		l.stack.reloading.Lock()
 		l.stack.closed = true
 		l.stack.reloading.Unlock()

@@ -86,14 +86,9 @@ type Stack struct {
 // Open opens what the service owns, in the order in which things depend on each
 // other. On an error everything is closed again.
 func Open(ctx context.Context, f *config.File, o Options) (*Stack, error) {
-	if o.Clock == nil {
-		o.Clock = time.Now
-	}
-	s := &Stack{options: o, logger: logger(o.Logger), registry: prometheus.NewRegistry(), stuck: make(chan error, 1), stopping: make(chan struct{})}
-	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s := newStack(f, o)
 	s.metrics = newMetrics(s.registry)
-	s.tokens = &keys.Tokens{State: f.State, Logger: s.logger, Registerer: s.registry, Clock: o.Clock, OnStuck: s.hearOfStuck}
-	p := newPlan(ctx, f, planning{now: o.Clock(), demo: o.Demo, open: s.tokens.Key})
+	p := newPlan(ctx, f, planning{now: s.options.Clock(), demo: o.Demo, open: s.tokens.Key})
 	if len(p.problems) > 0 {
 		p.close()
 		return nil, p.sorted()
@@ -102,6 +97,20 @@ func Open(ctx context.Context, f *config.File, o Options) (*Stack, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// newStack is what every service begins with, whether it issues or is a log alone.
+func newStack(f *config.File, o Options) *Stack {
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	s := &Stack{
+		options: o, logger: logger(o.Logger), registry: prometheus.NewRegistry(),
+		stuck: make(chan error, 1), stopping: make(chan struct{}),
+	}
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.tokens = &keys.Tokens{State: f.State, Logger: s.logger, Registerer: s.registry, Clock: o.Clock, OnStuck: s.hearOfStuck}
+	return s
 }
 
 // openAll opens what lasts, and then the first snapshot, which closes the plan.
