@@ -154,12 +154,39 @@ func newSigner(t testing.TB, kind string) crypto.Signer {
 // count.
 const turn = 32
 
-// measure has clients ask b.N times, in turns with the floor, and returns how many
-// answers there were in a second.
+// measure has clients ask b.N times, in turns with the floor, reports what came of
+// it and returns how many answers there were in a second.
 func measure(b *testing.B, clients int, f *floor.Floor, ask func(i int) time.Duration) float64 {
 	b.Helper()
-	warm := max(64, 2*clients)
-	spread(warm, clients, ask)
+	spread(max(64, 2*clients), clients, ask)
+	b.ReportAllocs()
+	b.ResetTimer()
+	m := inTurns(b, b.N, clients, f, func(n int) []time.Duration { return spread(n, clients, ask) })
+	b.StopTimer()
+	m.report(b)
+	return m.rate
+}
+
+// measured is what some requests took, and one round of the floor beside them.
+type measured struct {
+	rate       float64 // answers a second
+	p50, p99   time.Duration
+	cpu, floor float64 // nanoseconds of CPU time, of one
+}
+
+func (m measured) report(b *testing.B) {
+	b.ReportMetric(m.rate, "issued/s")
+	b.ReportMetric(m.p50.Seconds()*1e3, "p50-ms")
+	b.ReportMetric(m.p99.Seconds()*1e3, "p99-ms")
+	b.ReportMetric(m.cpu/1e3, "cpu-us")
+	b.ReportMetric(m.floor/1e3, "floor-us")
+	b.ReportMetric(m.cpu/m.floor, "cpu/floor")
+}
+
+// inTurns makes n requests, some at a time by calling ask, in turns with the
+// floor, for which the benchmark's timer is stopped.
+func inTurns(b *testing.B, n, clients int, f *floor.Floor, ask func(n int) []time.Duration) measured {
+	b.Helper()
 	threads := min(clients, runtime.GOMAXPROCS(0))
 	var (
 		took       []time.Duration
@@ -167,19 +194,17 @@ func measure(b *testing.B, clients int, f *floor.Floor, ask func(i int) time.Dur
 		arithmetic time.Duration // of all rounds of the floor
 		rounds     int
 	)
-	b.ReportAllocs()
-	b.ResetTimer()
 	all := processCPU(b)
-	for len(took) < b.N {
-		n := min(b.N-len(took), turn*clients)
+	for len(took) < n {
 		start := time.Now()
-		took = append(took, spread(n, clients, ask)...)
+		now := ask(min(n-len(took), turn*clients))
 		wall += time.Since(start)
+		took = append(took, now...)
 		b.StopTimer()
 		// As many at once as ask at once: cores that share caches and power are
 		// slower together. An eighth is enough, and little next to what it is
 		// compared with: the collector's work for it counts on the other side.
-		each := max(8, n/8/threads)
+		each := max(8, len(now)/8/threads)
 		var sum atomic.Int64
 		var wg sync.WaitGroup
 		for range threads {
@@ -189,19 +214,12 @@ func measure(b *testing.B, clients int, f *floor.Floor, ask func(i int) time.Dur
 		arithmetic, rounds = arithmetic+time.Duration(sum.Load()), rounds+each*threads
 		b.StartTimer()
 	}
-	// What the service still did in the floor's turns is its own too.
-	cpu := float64(processCPU(b)-all-arithmetic) / float64(b.N)
-	b.StopTimer()
-	least := float64(arithmetic) / float64(rounds)
 	slices.Sort(took)
-	rate := float64(b.N) / wall.Seconds()
-	b.ReportMetric(rate, "issued/s")
-	b.ReportMetric(took[len(took)/2].Seconds()*1e3, "p50-ms")
-	b.ReportMetric(took[len(took)*99/100].Seconds()*1e3, "p99-ms")
-	b.ReportMetric(cpu/1e3, "cpu-us")
-	b.ReportMetric(least/1e3, "floor-us")
-	b.ReportMetric(cpu/least, "cpu/floor")
-	return rate
+	return measured{
+		rate: float64(n) / wall.Seconds(), p50: took[len(took)/2], p99: took[len(took)*99/100],
+		// What the service still did in the floor's turns is its own too.
+		cpu: float64(processCPU(b)-all-arithmetic) / float64(n), floor: float64(arithmetic) / float64(rounds),
+	}
 }
 
 // spread has some goroutines call do for 0 to n-1, and returns how long each call
