@@ -2,6 +2,7 @@ package ctlog
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -9,7 +10,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
@@ -32,7 +32,8 @@ type Key struct {
 	der      []byte
 	id       [32]byte
 	kind     tls.SignatureAlgorithm
-	verifier *ct.SignatureVerifier
+	verifier *ct.SignatureVerifier // of tree heads
+	verify   func(digest, signature []byte) bool
 }
 
 // ParseKey reads a SubjectPublicKeyInfo, as one PEM block or as DER.
@@ -77,6 +78,7 @@ func ParseKey(pemOrDER []byte) (*Key, error) {
 	if k.verifier, err = ct.NewSignatureVerifier(public); err != nil {
 		return nil, fmt.Errorf("parsing log key: %w", err)
 	}
+	k.verify = verifyWith(public)
 	return k, nil
 }
 
@@ -109,53 +111,82 @@ func (k *Key) VerifySCT(s Submission, sct SCT, now time.Time) error {
 	if index != sct.Index {
 		return badSCT(reasonExtensions, "index %d beside extensions that say %d", sct.Index, index)
 	}
-	signature, err := k.digitallySigned(sct.Signature)
+	signed, err := k.digitallySigned(sct.Signature)
 	if err != nil {
 		return badSCT(reasonSignature, "%w", err)
 	}
-	leaf, err := merkleLeaf(s, sct)
+	input, err := s.SCTInput(sct)
 	if err != nil {
 		return badSCT(reasonSignature, "%w", err)
 	}
-	err = k.verifier.VerifySCTSignature(ct.SignedCertificateTimestamp{
-		SCTVersion: ct.V1,
-		LogID:      ct.LogID{KeyID: sct.LogID},
-		Timestamp:  leaf.TimestampedEntry.Timestamp,
-		Extensions: leaf.TimestampedEntry.Extensions,
-		Signature:  ct.DigitallySigned(signature),
-	}, ct.LogEntry{Leaf: *leaf})
-	if err != nil {
-		return badSCT(reasonSignature, "%w", err)
+	// RFC 6962, Section 2.1.4, knows no other hash than SHA-256.
+	digest := sha256.Sum256(input)
+	if !k.verify(digest[:], signed.Signature) {
+		return badSCT(reasonSignature, "the signature does not verify")
 	}
 	return nil
 }
 
+// VerifiedBy returns the same key, whose SCTs are verified by a function that
+// knows it: it reports whether signature is one of the SHA-256 digest by this key,
+// in ASN.1 DER if the key is an ECDSA key. Everything else that [Key.VerifySCT]
+// demands stays.
+func (k *Key) VerifiedBy(verify func(digest, signature []byte) bool) *Key {
+	other := *k
+	other.verify = verify
+	return &other
+}
+
+// verifyWith is how the signatures of a key are verified with the standard
+// library, which refuses ECDSA signatures that are not DER to the last byte.
+func verifyWith(public crypto.PublicKey) func(digest, signature []byte) bool {
+	return func(digest, signature []byte) bool {
+		switch public := public.(type) {
+		case *ecdsa.PublicKey:
+			return ecdsa.VerifyASN1(public, digest, signature)
+		case *rsa.PublicKey:
+			return rsa.VerifyPKCS1v15(public, crypto.SHA256, digest, signature) == nil
+		}
+		return false
+	}
+}
+
 // digitallySigned decodes the signature and holds it to the one algorithm this
-// key has. The library underneath would verify MD5, would pass over garbage
-// behind an ECDSA signature, and prints about it to standard error.
+// key has. certificate-transparency-go, which verifies tree heads, would verify
+// MD5, would pass over garbage behind an ECDSA signature, and prints about it to
+// standard error.
 //
 // RFC 6962, Section 2.1.4: "A log MUST use either elliptic curve signatures
 // using the NIST P-256 curve [...] or RSA signatures [...] with a key of at least
 // 2048 bits" with SHA-256.
+//
+//	// RFC 5246, Section 4.7
+//	struct {
+//	    HashAlgorithm hash;
+//	    SignatureAlgorithm signature;
+//	    opaque signature<0..2^16-1>;
+//	} DigitallySigned;
 func (k *Key) digitallySigned(b []byte) (tls.DigitallySigned, error) {
-	var d tls.DigitallySigned
-	if rest, err := tls.Unmarshal(b, &d); err != nil {
-		return d, fmt.Errorf("decoding signature: %w", err)
-	} else if len(rest) != 0 {
-		return d, fmt.Errorf("decoding signature: %d bytes after it", len(rest))
+	in := cryptobyte.String(b)
+	var hash, kind uint8
+	var signature, inner cryptobyte.String
+	if !in.ReadUint8(&hash) || !in.ReadUint8(&kind) || !in.ReadUint16LengthPrefixed(&signature) {
+		return tls.DigitallySigned{}, errors.New("decoding signature: truncated")
 	}
+	if !in.Empty() {
+		return tls.DigitallySigned{}, fmt.Errorf("decoding signature: %d bytes after it", len(in))
+	}
+	d := tls.DigitallySigned{Signature: signature}
+	d.Algorithm.Hash, d.Algorithm.Signature = tls.HashAlgorithm(hash), tls.SignatureAlgorithm(kind)
 	if d.Algorithm.Hash != tls.SHA256 || d.Algorithm.Signature != k.kind {
-		return d, fmt.Errorf("signature algorithm %d/%d, want %d/%d",
-			d.Algorithm.Hash, d.Algorithm.Signature, tls.SHA256, k.kind)
+		return d, fmt.Errorf("signature algorithm %d/%d, want %d/%d", hash, kind, tls.SHA256, k.kind)
 	}
 	if k.kind != tls.ECDSA {
 		return d, nil
 	}
-	in := cryptobyte.String(d.Signature)
-	var inner cryptobyte.String
-	r, s := new(big.Int), new(big.Int)
-	if !in.ReadASN1(&inner, asn1.SEQUENCE) || !in.Empty() ||
-		!inner.ReadASN1Integer(r) || !inner.ReadASN1Integer(s) || !inner.Empty() {
+	var r, s []byte
+	if !signature.ReadASN1(&inner, asn1.SEQUENCE) || !signature.Empty() ||
+		!inner.ReadASN1Integer(&r) || !inner.ReadASN1Integer(&s) || !inner.Empty() {
 		return d, errors.New("ECDSA signature is not DER")
 	}
 	return d, nil

@@ -1,6 +1,7 @@
 package ctlog
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -56,17 +57,16 @@ func (s SCT) MarshalTLS() ([]byte, error) {
 	if err := checkDigitallySigned(s.Signature); err != nil {
 		return nil, err
 	}
-	var b cryptobyte.Builder
-	b.AddUint8(0) // v1
-	b.AddBytes(s.LogID[:])
-	b.AddUint64(ms)
-	b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(s.Extensions) })
-	b.AddBytes(s.Signature)
-	der, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("encoding SCT: %w", err)
+	if len(s.Extensions) > maxExtensions {
+		return nil, fmt.Errorf("encoding SCT: extensions of %d bytes", len(s.Extensions))
 	}
-	return der, nil
+	b := make([]byte, 0, 1+len(s.LogID)+8+2+len(s.Extensions)+len(s.Signature))
+	b = append(b, 0) // v1
+	b = append(b, s.LogID[:]...)
+	b = binary.BigEndian.AppendUint64(b, ms)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(s.Extensions)))
+	b = append(b, s.Extensions...)
+	return append(b, s.Signature...), nil
 }
 
 // ParseSCT decodes one SCT of version 1. Trailing bytes, a malformed extension

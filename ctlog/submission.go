@@ -2,14 +2,12 @@ package ctlog
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/asn1"
 	"errors"
 	"fmt"
+	"math/bits"
 
 	"golang.org/x/crypto/cryptobyte"
-	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
 const (
@@ -17,9 +15,10 @@ const (
 	maxIssuers         = 10
 )
 
-var (
-	oidPoison  = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 3}
-	oidSCTList = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2}
+// The extensions of RFC 6962, as the content of an OBJECT IDENTIFIER.
+const (
+	oidPoison  = "\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x03" // 1.3.6.1.4.1.11129.2.4.3
+	oidSCTList = "\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x02" // 1.3.6.1.4.1.11129.2.4.2
 )
 
 // Check says whether the parts of the submission belong together: TBS is the
@@ -52,14 +51,7 @@ func (s Submission) check() error {
 	if !bytes.Equal(tbs, s.TBS) {
 		return errors.New("TBS is not the precertificate without its poison")
 	}
-	issuer, err := x509.ParseCertificate(s.Issuers[0])
-	if err != nil {
-		return fmt.Errorf("reading issuing certificate: %w", err)
-	}
-	if sha256.Sum256(issuer.RawSubjectPublicKeyInfo) != s.IssuerKeyHash {
-		return errors.New("issuer key hash is not that of the issuing certificate")
-	}
-	return nil
+	return knownIssuers.check(s.Issuers[0], s.IssuerKeyHash)
 }
 
 // defang takes the TBSCertificate from a precertificate and removes the poison,
@@ -73,74 +65,121 @@ func (s Submission) check() error {
 func defang(precertificate []byte) ([]byte, error) {
 	in := cryptobyte.String(precertificate)
 	var cert, tbs, algorithm, signature cryptobyte.String
-	if !in.ReadASN1(&cert, cbasn1.SEQUENCE) || !in.Empty() ||
-		!cert.ReadASN1(&tbs, cbasn1.SEQUENCE) ||
-		!cert.ReadASN1Element(&algorithm, cbasn1.SEQUENCE) ||
-		!cert.ReadASN1Element(&signature, cbasn1.BIT_STRING) || !cert.Empty() {
+	if !in.ReadASN1(&cert, asn1.SEQUENCE) || !in.Empty() ||
+		!cert.ReadASN1(&tbs, asn1.SEQUENCE) ||
+		!cert.ReadASN1Element(&algorithm, asn1.SEQUENCE) ||
+		!cert.ReadASN1Element(&signature, asn1.BIT_STRING) || !cert.Empty() {
 		return nil, errors.New("not a certificate")
 	}
-	extensionsTag := cbasn1.Tag(3).ContextSpecific().Constructed()
 	var before, explicit, list cryptobyte.String
-	var head []byte
+	whole := tbs
 	for !tbs.Empty() && !tbs.PeekASN1Tag(extensionsTag) {
-		var tag cbasn1.Tag
+		var tag asn1.Tag
 		if !tbs.ReadAnyASN1Element(&before, &tag) {
 			return nil, errors.New("malformed TBSCertificate")
 		}
-		head = append(head, before...)
 	}
+	head := whole[:len(whole)-len(tbs)]
 	if !tbs.ReadASN1(&explicit, extensionsTag) || !tbs.Empty() ||
-		!explicit.ReadASN1(&list, cbasn1.SEQUENCE) || !explicit.Empty() {
+		!explicit.ReadASN1(&list, asn1.SEQUENCE) || !explicit.Empty() {
 		return nil, errors.New("no extensions at the end of TBSCertificate")
 	}
-	kept, err := withoutPoison(list)
+	left, right, err := aroundPoison(list)
 	if err != nil {
 		return nil, err
 	}
-	var b cryptobyte.Builder
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(head)
-		b.AddASN1(extensionsTag, func(b *cryptobyte.Builder) {
-			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(kept) })
-		})
-	})
-	return b.Bytes()
+	extensions := len(left) + len(right)
+	inner := elementSize(extensions)
+	outer := len(head) + elementSize(inner)
+	b := make([]byte, 0, elementSize(outer))
+	b = appendHeader(b, asn1.SEQUENCE, outer)
+	b = append(b, head...)
+	b = appendHeader(b, extensionsTag, inner)
+	b = appendHeader(b, asn1.SEQUENCE, extensions)
+	b = append(b, left...)
+	return append(b, right...), nil
 }
 
-// withoutPoison copies a list of extensions, less the one poison it must hold.
+// extensionsTag is that of "extensions [3] EXPLICIT".
+const extensionsTag = asn1.Tag(3 | 0x80 | 0x20)
+
+// elementSize is the size of a DER element with so many octets of content.
+func elementSize(content int) int { return len(appendHeader(make([]byte, 0, 8), 0, content)) + content }
+
+// appendHeader appends tag and length of a DER element. X.690, Section 10.1: "The
+// definite form of length encoding shall be used, encoded in the minimum number
+// of octets."
+func appendHeader(b []byte, tag asn1.Tag, content int) []byte {
+	b = append(b, byte(tag))
+	if content < 0x80 {
+		return append(b, byte(content))
+	}
+	octets := (bits.Len(uint(content)) + 7) / 8
+	b = append(b, 0x80|byte(octets))
+	for i := octets - 1; i >= 0; i-- {
+		b = append(b, byte(content>>(8*i)))
+	}
+	return b
+}
+
+// aroundPoison returns what stands before and after the one poison that a list
+// of extensions must hold.
 //
 //	Extension ::= SEQUENCE { extnID, critical BOOLEAN DEFAULT FALSE, extnValue OCTET STRING }
-func withoutPoison(list cryptobyte.String) ([]byte, error) {
-	var kept []byte
-	poisons := 0
+func aroundPoison(list cryptobyte.String) (left, right []byte, err error) {
+	whole, poisons := list, 0
 	for !list.Empty() {
-		var element, extension cryptobyte.String
-		var oid asn1.ObjectIdentifier
-		if !list.ReadASN1Element(&element, cbasn1.SEQUENCE) {
-			return nil, errors.New("malformed extensions")
+		start := len(whole) - len(list)
+		var extension, oid cryptobyte.String
+		if !list.ReadASN1(&extension, asn1.SEQUENCE) {
+			return nil, nil, errors.New("malformed extensions")
 		}
-		outer := element
-		if !outer.ReadASN1(&extension, cbasn1.SEQUENCE) || !extension.ReadASN1ObjectIdentifier(&oid) {
-			return nil, errors.New("malformed extension")
+		if !extension.ReadASN1(&oid, asn1.OBJECT_IDENTIFIER) || !wellFormed(oid) {
+			return nil, nil, errors.New("malformed extension")
 		}
-		switch {
-		case oid.Equal(oidSCTList):
-			return nil, errors.New("an SCT list in a precertificate")
-		case oid.Equal(oidPoison):
+		switch string(oid) {
+		case oidSCTList:
+			return nil, nil, errors.New("an SCT list in a precertificate")
+		case oidPoison:
 			poisons++
 			// critical, ASN.1 NULL
 			if !bytes.Equal(extension, []byte{0x01, 0x01, 0xff, 0x04, 0x02, 0x05, 0x00}) {
-				return nil, errors.New("malformed poison extension")
+				return nil, nil, errors.New("malformed poison extension")
 			}
-		default:
-			kept = append(kept, element...)
+			left, right = whole[:start], list
 		}
 	}
 	if poisons != 1 {
-		return nil, fmt.Errorf("%d poison extensions, want 1", poisons)
+		return nil, nil, fmt.Errorf("%d poison extensions, want 1", poisons)
 	}
-	if len(kept) == 0 {
-		return nil, errors.New("no extension beside the poison")
+	if len(left)+len(right) == 0 {
+		return nil, nil, errors.New("no extension beside the poison")
 	}
-	return kept, nil
+	return left, right, nil
+}
+
+// wellFormed says whether the content of an OBJECT IDENTIFIER is one that
+// cryptobyte reads, without making numbers of it.
+//
+// X.690, Section 8.19.2: "Bit 8 of each octet indicates whether it is the last in
+// the series", and "the subidentifier shall be encoded in the fewest possible
+// octets". A number of more than 31 bits is refused.
+func wellFormed(oid cryptobyte.String) bool {
+	if len(oid) == 0 {
+		return false
+	}
+	number, begins := uint64(0), true
+	for _, b := range oid {
+		if begins && b == 0x80 {
+			return false
+		}
+		number = number<<7 | uint64(b&0x7f)
+		if number >= 1<<31 {
+			return false
+		}
+		if begins = b&0x80 == 0; begins {
+			number = 0
+		}
+	}
+	return begins
 }

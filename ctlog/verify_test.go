@@ -253,3 +253,34 @@ func TestCheckHoldsTheSubmissionTogether(t *testing.T) {
 		}
 	}
 }
+
+// A key that is verified by another function still demands the rest, and believes
+// that function.
+func TestVerifiedByReplacesTheArithmeticAlone(t *testing.T) {
+	ca := testca.New(t)
+	s, foreign, l, now := ca.Precertificate(t), ca.Precertificate(t), newFakeLog(t), time.Now()
+	key, err := ctlog.ParseKey(l.spki)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := l.key.Public().(*ecdsa.PublicKey)
+	same := key.VerifiedBy(func(digest, signature []byte) bool { return ecdsa.VerifyASN1(public, digest, signature) })
+	never := key.VerifiedBy(func(_, _ []byte) bool { return false })
+	always := key.VerifiedBy(func(_, _ []byte) bool { return true })
+	good := l.sign(t, s, now, leafIndex7)
+	if err := same.VerifySCT(s, good, now); err != nil {
+		t.Errorf("a good SCT: %v", err)
+	}
+	if err := same.VerifySCT(foreign, good, now); err == nil {
+		t.Error("the SCT of another submission was accepted")
+	}
+	if err := never.VerifySCT(s, good, now); err == nil {
+		t.Error("an SCT was accepted against the verdict of the function")
+	}
+	if err := always.VerifySCT(s, good, now.Add(time.Hour)); err == nil {
+		t.Error("an old SCT was accepted")
+	}
+	if key.VerifySCT(s, good, now) != nil {
+		t.Error("the key itself was changed")
+	}
+}

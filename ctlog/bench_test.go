@@ -1,0 +1,44 @@
+package ctlog_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/internal/testca"
+)
+
+// BenchmarkCheck is what a log of ours asks of a submission before it takes it.
+func BenchmarkCheck(b *testing.B) {
+	s := testca.New(b).Precertificate(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.Check(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkVerifySCT verifies an SCT, with crypto/ecdsa and with nothing in its
+// place: what is left is ours.
+func BenchmarkVerifySCT(b *testing.B) {
+	s, l, now := testca.New(b).Precertificate(b), newFakeLog(b), time.Now()
+	sct := l.sign(b, s, now, leafIndex7)
+	key, err := ctlog.ParseKey(l.spki)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, k := range map[string]*ctlog.Key{
+		"ecdsa": key,
+		"none":  key.VerifiedBy(func(_, _ []byte) bool { return true }),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := k.VerifySCT(s, sct, now); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
