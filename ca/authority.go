@@ -42,6 +42,7 @@ type Config struct {
 // for concurrent use; a new configuration makes a new one.
 type Authority struct {
 	chains   []*Chain
+	schedule schedule // of chains
 	profiles map[string]Profile
 	policy   Policy
 	recorder Recorder
@@ -89,6 +90,7 @@ func New(cfg Config) (*Authority, error) {
 	if a.profiles, err = checkProfiles(cfg.Profiles, a.chains); err != nil {
 		return nil, fmt.Errorf("ca: %w", err)
 	}
+	a.schedule = newSchedule(a.chains)
 	now := a.clock()
 	a.publications = publications(a.chains, cfg.Previous, now)
 	if cfg.Previous != nil {
@@ -215,7 +217,7 @@ func (a *Authority) draft(r Request, decision Decision) (*draft, error) {
 	if decision.SAN.kind == "" {
 		return nil, fmt.Errorf("rule %q decided no name", decision.Rule)
 	}
-	chain, err := signing(a.chains, orDefault(decision.Authority), r.Time)
+	chain, err := a.schedule.signing(orDefault(decision.Authority), r.Time)
 	if err != nil {
 		return nil, err
 	}

@@ -60,7 +60,7 @@ func (a *Authority) TrustBundle(authority string) []*Chain {
 func (a *Authority) Ready() map[string]error {
 	now, clockErr := a.readClock()
 	ready := map[string]error{"clock": clockErr, "audit": a.recorder.Ready()}
-	chain, err := signing(a.chains, DefaultName, now)
+	chain, err := a.schedule.signing(DefaultName, now)
 	ready["chain"] = err
 	if err == nil {
 		_, _, ready["chain"] = a.profiles[DefaultName].validity(now, chain)

@@ -304,3 +304,27 @@ func signing(chains []*Chain, authority string, now time.Time) (*Chain, error) {
 	}
 	return best, nil
 }
+
+// schedule has the chains of each authority, the latest activation first, so
+// that neither other authorities nor chains to come cost an issuance anything.
+type schedule map[string][]*Chain
+
+func newSchedule(chains []*Chain) schedule {
+	s := make(schedule)
+	for _, c := range chains {
+		s[c.authority] = append(s[c.authority], c)
+	}
+	for _, list := range s {
+		// Stable: of two that activate together, the first in the configuration
+		// signs.
+		slices.SortStableFunc(list, func(x, y *Chain) int { return y.activate.Compare(x.activate) })
+	}
+	return s
+}
+
+// signing is what signing says about the chains of the schedule.
+func (s schedule) signing(authority string, now time.Time) (*Chain, error) {
+	list := s[authority]
+	i, _ := slices.BinarySearchFunc(list, now, func(c *Chain, now time.Time) int { return now.Compare(c.activate) })
+	return signing(list[i:min(i+1, len(list))], authority, now)
+}
