@@ -35,31 +35,42 @@ var identityClaims = []string{
 // the token is to be believed is the caller's business.
 func (is *issuer) identity(t *token, now time.Time) (ca.Identity, *ca.Refusal) {
 	id := ca.Identity{IssuerName: is.Name, Issuer: is.URL, Claims: t.claims}
-	id.Token = ca.TokenFacts{Digest: t.digest(), KeyID: t.keyID, Algorithm: t.alg}
-	for _, check := range []func(*token, time.Time, *ca.Identity) *ca.Refusal{
-		is.checkIssuer, is.checkAudience, is.checkAuthorizedParty, is.checkTimes,
-		is.checkChars, is.checkSubject, is.checkConstraints, is.checkEmail,
-	} {
-		if r := check(t, now, &id); r != nil {
-			return ca.Identity{}, r
-		}
+	id.Token.KeyID, id.Token.Algorithm = t.keyID, t.alg
+	// A list of checks would make the identity escape to the heap.
+	r := is.checkIssuer(t)
+	if r == nil {
+		r = is.checkAudience(t, &id)
 	}
+	if r == nil {
+		r = is.checkAuthorizedParty(t, &id)
+	}
+	if r == nil {
+		r = is.checkTimes(t, now, &id)
+	}
+	if r == nil {
+		r = t.checkChars()
+	}
+	if r == nil {
+		r = t.checkSubject(&id)
+	}
+	if r == nil {
+		r = t.checkConstraints()
+	}
+	if r == nil {
+		r = is.checkEmail(t, &id)
+	}
+	if r != nil {
+		return ca.Identity{}, r
+	}
+	id.Token.Digest = t.digest()
 	id.Token.ID, _ = t.claims["jti"].(string)
 	return id, nil
 }
 
-// digest covers what the token says and not how it is written; the zero byte
-// cannot occur in either part, so no two pairs have the same input.
-func (t *token) digest() (sum [32]byte) {
-	h := sha256.New()
-	h.Write(t.header)
-	h.Write([]byte{0})
-	h.Write(t.payload)
-	h.Sum(sum[:0])
-	return sum
-}
+// digest covers what the token says and not how it is written.
+func (t *token) digest() [32]byte { return sha256.Sum256(t.said) }
 
-func (is *issuer) checkIssuer(t *token, _ time.Time, _ *ca.Identity) *ca.Refusal {
+func (is *issuer) checkIssuer(t *token) *ca.Refusal {
 	if t.issuer != is.URL && !slices.Contains(is.AcceptedIssuers, t.issuer) {
 		return invalid(ca.ReasonIssuerUnknown, "iss is not the issuer whose keys verified the token")
 	}
@@ -69,7 +80,7 @@ func (is *issuer) checkIssuer(t *token, _ time.Time, _ *ca.Identity) *ca.Refusal
 // checkAudience: OpenID Connect Core, Section 3.1.3.7: "The ID Token MUST be
 // rejected if the ID Token does not list the Client as a valid audience, or if
 // it contains additional audiences not trusted by the Client."
-func (is *issuer) checkAudience(t *token, _ time.Time, id *ca.Identity) *ca.Refusal {
+func (is *issuer) checkAudience(t *token, id *ca.Identity) *ca.Refusal {
 	auds, err := stringOrStrings(t.claims["aud"])
 	if err != nil {
 		return invalid(ca.ReasonAudience, "aud: %w", err)
@@ -92,7 +103,7 @@ func (is *issuer) checkAudience(t *token, _ time.Time, id *ca.Identity) *ca.Refu
 // Claim Value". A CA reads both as MUST.
 //
 // For access tokens see RFC 9068, Section 2.2: the client is always named.
-func (is *issuer) checkAuthorizedParty(t *token, _ time.Time, id *ca.Identity) *ca.Refusal {
+func (is *issuer) checkAuthorizedParty(t *token, id *ca.Identity) *ca.Refusal {
 	if is.Accept == AccessToken {
 		client, err := t.client()
 		if err != nil {
@@ -138,10 +149,8 @@ func (is *issuer) checkTimes(t *token, now time.Time, id *ca.Identity) *ca.Refus
 	usableUntil := exp.Add(is.ClockSkew)
 	latest := now.Add(is.ClockSkew)
 	switch {
-	// RFC 7519, Section 4.1.4: "the expiration time on or after which the JWT
-	// MUST NOT be accepted for processing".
 	case !now.Before(usableUntil):
-		return invalid(ca.ReasonExpired, "token expired at %v, it is %v", exp.UTC(), now.UTC())
+		return expired(exp, now)
 	case iat.After(latest):
 		return invalid(ca.ReasonIssuedAt, "token is from the future: iat %v, it is %v", iat.UTC(), now.UTC())
 	case now.Sub(iat) > is.MaxTokenAge:
@@ -158,7 +167,13 @@ func (is *issuer) checkTimes(t *token, now time.Time, id *ca.Identity) *ca.Refus
 	return nil
 }
 
-func (is *issuer) checkChars(t *token, _ time.Time, _ *ca.Identity) *ca.Refusal {
+// expired: RFC 7519, Section 4.1.4: "the expiration time on or after which the
+// JWT MUST NOT be accepted for processing".
+func expired(exp, now time.Time) *ca.Refusal {
+	return invalid(ca.ReasonExpired, "token expired at %v, it is %v", exp.UTC(), now.UTC())
+}
+
+func (t *token) checkChars() *ca.Refusal {
 	for _, name := range identityClaims {
 		if s, ok := t.claims[name].(string); ok && hasForbidden(s) {
 			return invalid(ca.ReasonClaimChars, "%s is %.200q", name, s)
@@ -179,7 +194,7 @@ func hasForbidden(s string) bool {
 	})
 }
 
-func (is *issuer) checkSubject(t *token, _ time.Time, id *ca.Identity) *ca.Refusal {
+func (t *token) checkSubject(id *ca.Identity) *ca.Refusal {
 	sub, ok := t.claims["sub"].(string)
 	switch {
 	case !ok:
@@ -199,7 +214,7 @@ func (is *issuer) checkSubject(t *token, _ time.Time, id *ca.Identity) *ca.Refus
 
 // checkConstraints refuses tokens that mean less than they seem: someone else
 // acting for the subject, or a bearer who still owes a proof.
-func (is *issuer) checkConstraints(t *token, _ time.Time, _ *ca.Identity) *ca.Refusal {
+func (t *token) checkConstraints() *ca.Refusal {
 	// RFC 8693, Section 4.1 and 4.4; impersonator_id is Keycloak's.
 	for _, name := range []string{"act", "may_act", "impersonator_id"} {
 		if _, ok := t.claims[name]; ok {
@@ -213,7 +228,7 @@ func (is *issuer) checkConstraints(t *token, _ time.Time, _ *ca.Identity) *ca.Re
 	return nil
 }
 
-func (is *issuer) checkEmail(t *token, _ time.Time, id *ca.Identity) *ca.Refusal {
+func (is *issuer) checkEmail(t *token, id *ca.Identity) *ca.Refusal {
 	email, ok := t.claims["email"].(string)
 	if v := t.claims["email"]; !ok && v != nil {
 		return invalid(ca.ReasonTokenMalformed, "email is a %T", v)

@@ -178,7 +178,7 @@ func (is *Issuer) authorize(req *http.Request) error {
 // identical to the Issuer URL that was used as the prefix to
 // /.well-known/openid-configuration".
 func (is *Issuer) jwksURI(body []byte) (string, error) {
-	doc, err := decodeObject(body, discoveryLimits)
+	doc, err := decodeObject(string(body), discoveryLimits)
 	if err != nil {
 		return "", fmt.Errorf("reading discovery document: %w", err)
 	}

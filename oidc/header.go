@@ -2,6 +2,7 @@ package oidc
 
 import (
 	"encoding/base64"
+	"strings"
 	"sync"
 )
 
@@ -9,8 +10,8 @@ import (
 // has one for each of its keys.
 const maxHeaders = 64
 
-// bareHeaders are headers with nothing but an algorithm in them, detached as
-// [token].detached is.
+// bareHeaders are headers with nothing but an algorithm in them, with payload and
+// signature detached.
 var bareHeaders = func() map[string]string {
 	all := make(map[string]string, len(algorithms))
 	for alg := range algorithms {
@@ -26,30 +27,29 @@ var bareHeaders = func() map[string]string {
 // verified tokens are remembered: nobody else can fill the memory.
 type readHeaders struct {
 	mu sync.RWMutex
-	// known has detached headers. mu guards it.
+	// known has headers as they were sent. mu guards it.
 	known map[string]struct{}
 }
 
-// text is the detached token to give to go-oidc.
-func (r *readHeaders) text(t *token) string {
+// toRead is the token to give to go-oidc, with payload and signature detached,
+// and the algorithm that it must find there: the one that we have found.
+func (r *readHeaders) toRead(t *token) (detached, alg string, known bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if _, ok := r.known[t.detached]; ok {
-		return bareHeaders[t.alg]
+	if _, known := r.known[t.headerText]; known {
+		return bareHeaders[t.alg], t.alg, true
 	}
-	return t.detached
+	return t.headerText + "..", t.alg, false
 }
 
-// remember is told of a token that go-oidc has verified.
-func (r *readHeaders) remember(t *token, read string) {
-	if read != t.detached {
-		return // it was given a bare header
-	}
+// remember is told of a header under which go-oidc has verified a token.
+func (r *readHeaders) remember(header string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// What is full is mostly of keys that are gone.
 	if r.known == nil || len(r.known) >= maxHeaders {
 		r.known = make(map[string]struct{})
 	}
-	r.known[t.detached] = struct{}{}
+	// It is a part of a token, which need not be kept for it.
+	r.known[strings.Clone(header)] = struct{}{}
 }

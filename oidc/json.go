@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -33,34 +34,51 @@ type jsonLimits struct {
 // at every depth.
 //
 // Values are string, bool, json.Number, []any, map[string]any and nil.
-func decodeObject(data []byte, limits jsonLimits) (map[string]any, error) {
-	if !utf8.Valid(data) {
-		return nil, fmt.Errorf("%w: invalid UTF-8", errChars)
-	}
-	d := decoder{data: string(data), limits: limits}
-	d.space()
-	if d.peek() != '{' {
-		return nil, errors.New("not a JSON object")
+func decodeObject(text string, limits jsonLimits) (map[string]any, error) {
+	d, err := newDecoder(text, limits)
+	if err != nil {
+		return nil, err
 	}
 	v, err := d.object(1)
 	if err != nil {
 		return nil, err
 	}
-	d.space()
-	if d.pos != len(d.data) {
-		return nil, d.errorf("data after the object")
+	if err := d.end(); err != nil {
+		return nil, err
 	}
 	return v, nil
 }
 
 // decoder is a recursive descent parser over valid UTF-8.
 type decoder struct {
-	// data is a string so that what has no escapes in it is a part of data, and
+	// text is a string so that what has no escapes in it is a part of text, and
 	// not a copy. The whole lives as long as a part of it does.
-	data    string
+	text    string
 	pos     int
 	members int
 	limits  jsonLimits
+}
+
+// newDecoder returns a decoder that stands at the brace of an object.
+func newDecoder(text string, limits jsonLimits) (decoder, error) {
+	d := decoder{text: text, limits: limits}
+	if !utf8.ValidString(text) {
+		return d, fmt.Errorf("%w: invalid UTF-8", errChars)
+	}
+	d.space()
+	if d.peek() != '{' {
+		return d, errors.New("not a JSON object")
+	}
+	return d, nil
+}
+
+// end demands that nothing follows.
+func (d *decoder) end() error {
+	d.space()
+	if d.pos != len(d.text) {
+		return d.errorf("data after the object")
+	}
+	return nil
 }
 
 func (d *decoder) errorf(format string, args ...any) error {
@@ -69,15 +87,15 @@ func (d *decoder) errorf(format string, args ...any) error {
 
 // peek returns the next byte, or zero at the end; no token of JSON is a zero.
 func (d *decoder) peek() byte {
-	if d.pos < len(d.data) {
-		return d.data[d.pos]
+	if d.pos < len(d.text) {
+		return d.text[d.pos]
 	}
 	return 0
 }
 
 func (d *decoder) space() {
-	for d.pos < len(d.data) {
-		switch d.data[d.pos] {
+	for d.pos < len(d.text) {
+		switch d.text[d.pos] {
 		case ' ', '\t', '\r', '\n':
 			d.pos++
 		default:
@@ -98,7 +116,7 @@ func (d *decoder) value(depth int) (any, error) {
 		return d.number()
 	}
 	for _, lit := range literals {
-		if strings.HasPrefix(d.data[d.pos:], lit.text) {
+		if strings.HasPrefix(d.text[d.pos:], lit.text) {
 			d.pos += len(lit.text)
 			return lit.value, nil
 		}
@@ -111,80 +129,119 @@ var literals = []struct {
 	value any
 }{{"true", true}, {"false", false}, {"null", nil}}
 
+// stringOnly returns a string; another value it reads and does not return.
+func (d *decoder) stringOnly(depth int) (text string, isString bool, err error) {
+	if d.peek() == '"' {
+		text, err = d.string()
+		return text, true, err
+	}
+	_, err = d.value(depth)
+	return "", false, err
+}
+
 // The outermost object is made with room for about as many members as tokens
-// have, because a map that grows is copied each time.
+// have, because a map that grows is copied each time. So is an array, and those
+// of people's groups are long.
 const (
 	bytesPerMember = 32
 	maxRoom        = 24
+	maxArrayRoom   = 256
 )
 
 func (d *decoder) object(depth int) (map[string]any, error) {
 	if depth > d.limits.depth {
 		return nil, d.errorf("nested deeper than %d", d.limits.depth)
 	}
-	d.pos++ // {
 	room := 0
 	if depth == 1 {
-		room = min(len(d.data)/bytesPerMember, maxRoom)
+		room = min(len(d.text)/bytesPerMember, maxRoom)
 	}
 	m := make(map[string]any, room)
-	d.space()
-	if d.peek() == '}' {
-		d.pos++
-		return m, nil
-	}
-	for {
-		if d.members++; d.members > d.limits.members {
-			return nil, d.errorf("more than %d members", d.limits.members)
-		}
-		d.space()
-		if d.peek() != '"' {
-			return nil, d.errorf("not a member name")
-		}
-		name, err := d.string()
+	for more, err := d.open('}'); more || err != nil; more, err = d.next('}') {
 		if err != nil {
 			return nil, err
 		}
-		if _, dup := m[name]; dup {
-			return nil, d.errorf("duplicate member %.64q", name)
-		}
-		d.space()
-		if d.peek() != ':' {
-			return nil, d.errorf("no colon after a member name")
-		}
-		d.pos++
-		d.space()
-		if m[name], err = d.value(depth + 1); err != nil {
+		name, err := d.name()
+		if err != nil {
 			return nil, err
 		}
-		if more, err := d.next('}'); !more || err != nil {
-			return m, err
+		v, err := d.value(depth + 1)
+		if err != nil {
+			return nil, err
+		}
+		before := len(m)
+		if m[name] = v; len(m) == before {
+			return nil, d.duplicate(name)
 		}
 	}
+	return m, nil
+}
+
+// name reads the name of a member and the colon, up to its value.
+func (d *decoder) name() (string, error) {
+	if d.members++; d.members > d.limits.members {
+		return "", d.errorf("more than %d members", d.limits.members)
+	}
+	d.space()
+	if d.peek() != '"' {
+		return "", d.errorf("not a member name")
+	}
+	name, err := d.string()
+	if err != nil {
+		return "", err
+	}
+	d.space()
+	if d.peek() != ':' {
+		return "", d.errorf("no colon after a member name")
+	}
+	d.pos++
+	d.space()
+	return name, nil
+}
+
+func (d *decoder) duplicate(name string) error {
+	return d.errorf("duplicate member %.64q", name)
 }
 
 func (d *decoder) array(depth int) ([]any, error) {
 	if depth > d.limits.depth {
 		return nil, d.errorf("nested deeper than %d", d.limits.depth)
 	}
-	d.pos++ // [
 	a := []any{}
-	d.space()
-	if d.peek() == ']' {
-		d.pos++
-		return a, nil
-	}
-	for {
+	for more, err := d.open(']'); more || err != nil; more, err = d.next(']') {
+		if err != nil {
+			return nil, err
+		}
 		d.space()
 		v, err := d.value(depth + 1)
 		if err != nil {
 			return nil, err
 		}
-		a = append(a, v)
-		if more, err := d.next(']'); !more || err != nil {
-			return a, err
+		if len(a) == cap(a) {
+			a = slices.Grow(a, 1+d.commas())
 		}
+		a = append(a, v)
 	}
+	return a, nil
+}
+
+// commas counts the commas in what is left of an array, if none of its elements
+// has a bracket in it, up to a limit; it is a hint.
+func (d *decoder) commas() int {
+	rest := d.text[d.pos:]
+	return min(strings.Count(rest[:max(0, strings.IndexByte(rest, ']'))], ","), maxArrayRoom)
+}
+
+// open consumes a bracket and reports that something is inside, or consumes end,
+// too.
+func (d *decoder) open(end byte) (more bool, err error) {
+	d.pos++
+	d.space()
+	if d.peek() == end {
+		d.pos++
+		return false, nil
+	}
+	return true, nil
 }
 
 // next consumes a comma and reports that more follows, or consumes end.
@@ -204,18 +261,31 @@ func (d *decoder) next(end byte) (more bool, err error) {
 func (d *decoder) string() (string, error) {
 	d.pos++ // "
 	start := d.pos
-	var buf []byte // nil until the first escape
-	for d.pos < len(d.data) {
-		switch c := d.data[d.pos]; {
+	for i := start; i < len(d.text); i++ {
+		switch c := d.text[i]; {
 		case c == '"':
-			s := d.data[start:d.pos]
+			d.pos = i + 1
+			return d.text[start:i], nil
+		case c == '\\' || c < 0x20:
+			d.pos = i
+			return d.escaped(start)
+		}
+	}
+	return "", d.errorf("unterminated string")
+}
+
+// escaped reads the rest of a string that began at start and has an escape, or
+// what must not be in a string, at pos.
+func (d *decoder) escaped(start int) (string, error) {
+	var buf []byte
+	for d.pos < len(d.text) {
+		switch c := d.text[d.pos]; {
+		case c == '"':
+			buf = append(buf, d.text[start:d.pos]...)
 			d.pos++
-			if buf != nil {
-				return string(append(buf, s...)), nil
-			}
-			return s, nil
+			return string(buf), nil
 		case c == '\\':
-			buf = append(buf, d.data[start:d.pos]...)
+			buf = append(buf, d.text[start:d.pos]...)
 			var err error
 			if buf, err = d.escape(buf); err != nil {
 				return "", err
@@ -260,7 +330,7 @@ func (d *decoder) escape(buf []byte) ([]byte, error) {
 		// RFC 8259, Section 8.2: "when all the strings represented in a JSON
 		// text are composed entirely of Unicode characters (however escaped),
 		// then that JSON text is interoperable". Half a pair is not one.
-		if !strings.HasPrefix(d.data[min(d.pos, len(d.data)):], `\u`) {
+		if !strings.HasPrefix(d.text[min(d.pos, len(d.text)):], `\u`) {
 			return nil, d.errorf("%w: lone surrogate", errChars)
 		}
 		d.pos += 2
@@ -281,12 +351,12 @@ func (d *decoder) escape(buf []byte) ([]byte, error) {
 }
 
 func (d *decoder) hex4() (rune, error) {
-	if len(d.data)-d.pos < 4 {
+	if len(d.text)-d.pos < 4 {
 		return 0, d.errorf("short \\u escape")
 	}
 	var r rune
 	for range 4 {
-		c := d.data[d.pos]
+		c := d.text[d.pos]
 		switch {
 		case isDigit(c):
 			c -= '0'
@@ -331,7 +401,7 @@ func (d *decoder) number() (json.Number, error) {
 			return "", d.errorf("bad exponent")
 		}
 	}
-	return json.Number(d.data[start:d.pos]), nil
+	return json.Number(d.text[start:d.pos]), nil
 }
 
 // digits consumes digits and reports that there was at least one.

@@ -203,7 +203,7 @@ func (s *keySet) add(k *key) error {
 }
 
 // find returns the keys that may have signed t, or why there are none.
-func (s *keySet) find(t *token, blocked func(*key) bool) ([]*key, *ca.Refusal) {
+func (s *keySet) find(t *token, blocks blocklist) ([]*key, *ca.Refusal) {
 	named := s.byID[t.keyID]
 	if !t.hasKeyID {
 		if len(s.keys) != 1 {
@@ -217,31 +217,43 @@ func (s *keySet) find(t *token, blocked func(*key) bool) ([]*key, *ca.Refusal) {
 		}
 		return nil, invalid(ca.ReasonKeyUnknown, "no key with kid %.80q", t.keyID)
 	}
-	fitting := make([]*key, 0, maxSameID)
-	for _, k := range named {
-		if k.fits(t.alg) {
-			fitting = append(fitting, k)
-		}
-	}
+	fitting := only(named, func(k *key) bool { return k.fits(t.alg) })
 	if len(fitting) == 0 {
 		return nil, invalid(ca.ReasonKeyAlgMismatch, "alg %s with a key for %s %s", t.alg, named[0].kind, named[0].alg)
 	}
-	fitting = slices.DeleteFunc(fitting, func(k *key) bool { return !k.signsFor(t) })
+	fitting = only(fitting, func(k *key) bool { return k.signsFor(t) })
 	if len(fitting) == 0 {
 		return nil, invalid(ca.ReasonKeyIssuer, "kid %.80q does not sign for this issuer or tenant", t.keyID)
 	}
-	fitting = slices.DeleteFunc(fitting, blocked)
+	fitting = only(fitting, func(k *key) bool { return !blocks.blocked(k) })
 	if len(fitting) == 0 {
 		return nil, invalid(ca.ReasonKeyBlocked, "kid %.80q is blocked", t.keyID)
 	}
 	return fitting, nil
 }
 
+// only returns the keys that are good, in a list of its own if any are not.
+func only(keys []*key, good func(*key) bool) []*key {
+	for i, k := range keys {
+		if good(k) {
+			continue
+		}
+		some := slices.Clone(keys[:i])
+		for _, k := range keys[i+1:] {
+			if good(k) {
+				some = append(some, k)
+			}
+		}
+		return some
+	}
+	return keys
+}
+
 // parseKey reads one JWK; id is its kid even when the key is refused. x5c and
 // x5t are not read: the TLS connection vouches for the set, and a certificate
 // that cannot be parsed says nothing about the key beside it.
 func parseKey(raw []byte) (k *key, id string, err error) {
-	jwk, err := decodeObject(raw, jwkLimits)
+	jwk, err := decodeObject(string(raw), jwkLimits)
 	if err != nil {
 		return nil, "", err
 	}

@@ -16,7 +16,7 @@ import (
 // and security events, all signed with the same keys, from passing for ours.
 // RFC 9068, Section 4: the typ of an access token is "at+jwt" or
 // "application/at+jwt"; Keycloak and Entra ID say JWT all the same.
-var headerTypes = map[TokenKind][]any{
+var headerTypes = map[TokenKind][]string{
 	IDToken:     {"JWT", "jwt"},
 	AccessToken: {"JWT", "jwt", "at+jwt", "application/at+jwt"},
 }
@@ -26,7 +26,7 @@ var headerTypes = map[TokenKind][]any{
 // been given the right to sign in somebody's name.
 func (is *issuer) checkKind(t *token) *ca.Refusal {
 	if t.headerTyped && !slices.Contains(headerTypes[is.Accept], t.headerType) {
-		return invalid(ca.ReasonTokenType, "header typ is %.40q", fmt.Sprint(t.headerType))
+		return invalid(ca.ReasonTokenType, "header typ is %.40q", t.headerType)
 	}
 	// RFC 8417, Section 2.2: events makes it a security event token; a
 	// back-channel logout token is one.

@@ -79,10 +79,11 @@ func register[C prometheus.Collector](reg prometheus.Registerer, c *C) error {
 	return nil
 }
 
-// start makes the series of an issuer exist, so that a first increase shows.
-func (m *metrics) start(issuer string) {
-	m.verified.WithLabelValues(issuer)
+// start makes the series of an issuer exist, so that a first increase shows, and
+// returns the one that counts its verified tokens.
+func (m *metrics) start(issuer string) (verified prometheus.Counter) {
 	m.failures.WithLabelValues(issuer)
+	return m.verified.WithLabelValues(issuer)
 }
 
 func (m *metrics) reject(issuer string, reason ca.Reason) {

@@ -5,9 +5,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
-	_ "crypto/sha256" // makes crypto.SHA256 available
-	_ "crypto/sha512" // makes crypto.SHA384 and crypto.SHA512 available
-	"math/big"
+	"crypto/sha256"
+	"crypto/sha512" // makes crypto.SHA384 and crypto.SHA512 available, too
 )
 
 // algorithm is a signature algorithm that can be configured.
@@ -35,18 +34,17 @@ var algorithms = map[string]algorithm{
 // It is written over the standard library because a JWS library would take the
 // token apart a second time, which costs a fifth of what the check itself does:
 // see docs/adr/0001-go-oidc-reads-claims.md.
-func (k *key) verifies(alg string, signed, signature []byte) bool {
+func (k *key) verifies(alg, signed string, signature []byte) bool {
 	a, known := algorithms[alg]
 	if !known || a.kind != k.kind {
 		return false
 	}
 	if a.hash == 0 {
 		pub, ok := k.public.(ed25519.PublicKey)
-		return ok && len(pub) == ed25519.PublicKeySize && ed25519.Verify(pub, signed, signature)
+		return ok && len(pub) == ed25519.PublicKeySize && ed25519.Verify(pub, []byte(signed), signature)
 	}
-	h := a.hash.New()
-	h.Write(signed)
-	digest := h.Sum(nil)
+	var room [sha512.Size]byte
+	digest := a.digest(room[:0], signed)
 	switch pub := k.public.(type) {
 	case *rsa.PublicKey:
 		// Both refuse a signature that is not as long as the modulus.
@@ -58,16 +56,74 @@ func (k *key) verifies(alg string, signed, signature []byte) bool {
 		opts := &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}
 		return rsa.VerifyPSS(pub, a.hash, digest, signature, opts) == nil
 	case *ecdsa.PublicKey:
-		// RFC 7518, Section 3.4: "Turn R and S into octet sequences in big-endian
-		// order, with each array being be 32 octets long. The octet sequence
-		// representations MUST NOT be shortened to omit any leading zero octets".
-		// So neither ASN.1 nor a shorter pair is another text of the signature.
-		size := (pub.Params().BitSize + 7) / 8
-		if len(signature) != 2*size {
-			return false
-		}
-		r, s := new(big.Int).SetBytes(signature[:size]), new(big.Int).SetBytes(signature[size:])
-		return ecdsa.Verify(pub, digest, r, s)
+		return verifiesECDSA(pub, digest, signature)
 	}
 	return false
+}
+
+// digest appends the digest of a text to room.
+func (a algorithm) digest(room []byte, text string) []byte {
+	if a.hash == crypto.SHA256 {
+		// On the stack, where most tokens have room: a copy on the heap would be
+		// garbage the next moment.
+		var copied [1 << 10]byte
+		sum := sha256.Sum256(append(copied[:0], text...))
+		return append(room, sum[:]...)
+	}
+	h := a.hash.New()
+	h.Write([]byte(text))
+	return h.Sum(room)
+}
+
+// verifiesECDSA checks a signature in the form that JWS has.
+//
+// RFC 7518, Section 3.4: "Turn R and S into octet sequences in big-endian order,
+// with each array being be 32 octets long. The octet sequence representations
+// MUST NOT be shortened to omit any leading zero octets". So neither ASN.1 nor a
+// shorter pair is another text of the signature.
+func verifiesECDSA(pub *ecdsa.PublicKey, digest, signature []byte) bool {
+	size := (pub.Params().BitSize + 7) / 8
+	if len(signature) != 2*size {
+		return false
+	}
+	// ecdsa.Verify takes two big numbers and makes of them what VerifyASN1 takes.
+	var room [maxASN1]byte
+	return ecdsa.VerifyASN1(pub, digest, appendASN1(room[:0], signature[:size], signature[size:]))
+}
+
+// maxASN1 is the length of the longest signature, which P-521 makes.
+const maxASN1 = 3 + 2*(2+1+66)
+
+// appendASN1 appends the signature as [ecdsa.VerifyASN1] takes it; r and s are at
+// most 66 octets long.
+//
+//	Ecdsa-Sig-Value ::= SEQUENCE { r INTEGER, s INTEGER }    (RFC 3279, Section 2.2.3)
+func appendASN1(der, r, s []byte) []byte {
+	r, padR := minimal(r)
+	s, padS := minimal(s)
+	length := 2 + padR + len(r) + 2 + padS + len(s)
+	der = append(der, 0x30)
+	if length >= 0x80 {
+		der = append(der, 0x81)
+	}
+	der = append(der, byte(length))
+	der = appendInteger(der, r, padR)
+	return appendInteger(der, s, padS)
+}
+
+// minimal cuts leading zeros off a number, and says how many, none or one, DER
+// puts there so that it is not read as a negative one.
+func minimal(n []byte) ([]byte, int) {
+	for len(n) > 1 && n[0] == 0 {
+		n = n[1:]
+	}
+	return n, int(n[0] >> 7)
+}
+
+func appendInteger(der, n []byte, pad int) []byte {
+	der = append(der, 0x02, byte(pad+len(n)))
+	if pad > 0 {
+		der = append(der, 0)
+	}
+	return append(der, n...)
 }

@@ -8,8 +8,10 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/asn1"
 	"encoding/base64"
 	"fmt"
+	"math/big"
 	"slices"
 	"strings"
 	"sync"
@@ -39,11 +41,11 @@ func TestSignaturesOfTheRFCs(t *testing.T) {
 		dot := strings.LastIndexByte(tc.token, '.')
 		signed, sig := []byte(tc.token[:dot]), must(base64.RawURLEncoding.DecodeString(tc.token[dot+1:]))
 		for alg := range algorithms {
-			if got, want := k.verifies(alg, signed, sig), alg == tc.alg; got != want {
+			if got, want := k.verifies(alg, string(signed), sig), alg == tc.alg; got != want {
 				t.Errorf("%s: verifies as %s: %v, want %v", tc.name, alg, got, want)
 			}
 		}
-		if k.verifies(tc.alg, signed[:len(signed)-1], sig) {
+		if k.verifies(tc.alg, string(signed[:len(signed)-1]), sig) {
 			t.Errorf("%s: verifies over less than was signed", tc.name)
 		}
 	}
@@ -97,7 +99,7 @@ func TestSignaturesHaveOneForm(t *testing.T) {
 	for alg, a := range algorithms {
 		k, sig := keyFor(t, alg), signFor(t, alg, input, rsa.PSSSaltLengthEqualsHash)
 		for other := range algorithms {
-			if got := k.verifies(other, input, sig); got != (other == alg) {
+			if got := k.verifies(other, string(input), sig); got != (other == alg) {
 				t.Errorf("signature of %s as %s: %v", alg, other, got)
 			}
 		}
@@ -118,7 +120,7 @@ func TestSignaturesHaveOneForm(t *testing.T) {
 			cases["r = 0"], cases["s = 0"] = slices.Concat(make([]byte, half), sig[half:]), slices.Concat(sig[:half], make([]byte, half))
 		}
 		for what, bad := range cases {
-			if k.verifies(alg, input, bad) {
+			if k.verifies(alg, string(input), bad) {
 				t.Errorf("%s: signature %s (%x) verifies", alg, what, bad)
 			}
 		}
@@ -134,8 +136,8 @@ func TestECDSAKeepsLeadingZeros(t *testing.T) {
 		if sig[0] != 0 {
 			continue
 		}
-		if !k.verifies("ES256", input, sig) || k.verifies("ES256", input, sig[1:]) {
-			t.Errorf("signature %x: with its zero %v, without %v", sig, k.verifies("ES256", input, sig), k.verifies("ES256", input, sig[1:]))
+		if !k.verifies("ES256", string(input), sig) || k.verifies("ES256", string(input), sig[1:]) {
+			t.Errorf("signature %x: with its zero %v, without %v", sig, k.verifies("ES256", string(input), sig), k.verifies("ES256", string(input), sig[1:]))
 		}
 		return
 	}
@@ -150,7 +152,7 @@ func TestPSSWantsASaltAsLongAsTheHash(t *testing.T) {
 			if salt == 0 {
 				continue // means "as long as fits" to the standard library's signer
 			}
-			if got, want := k.verifies(alg, input, signFor(t, alg, input, salt)), salt == size; got != want {
+			if got, want := k.verifies(alg, string(input), signFor(t, alg, input, salt)), salt == size; got != want {
 				t.Errorf("%s with a salt of %d bytes: %v, want %v", alg, salt, got, want)
 			}
 		}
@@ -164,22 +166,22 @@ func TestSignatureOfAnotherKind(t *testing.T) {
 		sig := signFor(t, alg, input, rsa.PSSSaltLengthEqualsHash)
 		for other := range algorithms {
 			k := keyFor(t, other)
-			if k.kind != a.kind && k.verifies(alg, input, sig) {
+			if k.kind != a.kind && k.verifies(alg, string(input), sig) {
 				t.Errorf("a signature of %s verifies with a key for %s", alg, other)
 			}
 			mislabelled := &key{kind: a.kind, public: k.public}
-			if k.kind != a.kind && mislabelled.verifies(alg, input, sig) {
+			if k.kind != a.kind && mislabelled.verifies(alg, string(input), sig) {
 				t.Errorf("a signature of %s verifies with a key for %s under a wrong name", alg, other)
 			}
 		}
 		for _, public := range []crypto.PublicKey{nil, ed25519.PublicKey{1}} {
-			if (&key{kind: a.kind, public: public}).verifies(alg, input, sig) {
+			if (&key{kind: a.kind, public: public}).verifies(alg, string(input), sig) {
 				t.Errorf("%s verifies with the key %v", alg, public)
 			}
 		}
 	}
 	for _, alg := range []string{"", "none", "HS256", "rs256", "RS256 "} {
-		if (&key{public: rsaKey1().Public()}).verifies(alg, input, signFor(t, "RS256", input, 0)) {
+		if (&key{public: rsaKey1().Public()}).verifies(alg, string(input), signFor(t, "RS256", input, 0)) {
 			t.Errorf("something verifies as %q", alg)
 		}
 	}
@@ -205,13 +207,31 @@ func FuzzSignature(f *testing.F) {
 		sig[int(at)%len(sig)] ^= bend
 		sig = append(sig[:len(sig)-int(cut)%len(sig)], tail[:min(len(tail), 64)]...)
 		k := keyFor(t, alg)
-		got := k.verifies(alg, []byte(input), sig)
+		got := k.verifies(alg, input, sig)
 		jws, err := jose.ParseSignedCompact(input+"."+b64(sig), []jose.SignatureAlgorithm{jose.SignatureAlgorithm(alg)})
 		if err == nil {
 			_, err = jws.Verify(k.public)
 		}
 		if got != (err == nil) {
 			t.Fatalf("%s: %v, go-jose says %v\ninput %s\nsignature %x", alg, got, err, input, sig)
+		}
+	})
+}
+
+// FuzzAppendASN1: two numbers of up to 66 octets are written as encoding/asn1
+// writes them.
+func FuzzAppendASN1(f *testing.F) {
+	f.Add([]byte{0}, []byte{0})
+	f.Add([]byte{0, 0x80}, []byte{0x7f})
+	f.Add(bytes.Repeat([]byte{0xff}, 66), bytes.Repeat([]byte{0xff}, 66))
+	f.Add(bytes.Repeat([]byte{0x7f}, 60), append([]byte{0, 0}, bytes.Repeat([]byte{0x80}, 62)...))
+	f.Fuzz(func(t *testing.T, r, s []byte) {
+		if len(r) < 1 || len(r) > 66 || len(s) < 1 || len(s) > 66 {
+			return
+		}
+		want := must(asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(r), new(big.Int).SetBytes(s)}))
+		if got := appendASN1(nil, r, s); !bytes.Equal(got, want) || len(got) > maxASN1 {
+			t.Fatalf("r %x, s %x: got %x, want %x", r, s, got, want)
 		}
 	})
 }

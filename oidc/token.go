@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/ca"
@@ -24,27 +25,20 @@ var (
 // one text. It still skips line breaks, which the alphabet check has excluded.
 var canonical = base64.RawURLEncoding.Strict()
 
-// inTokens are the bytes of base64url: RFC 4648, Section 5.
-var inTokens = func() (set [256]bool) {
-	for c := range set {
-		b := byte(c)
-		set[c] = isAlphanumeric(b) || b == '-' || b == '_'
-	}
-	return set
-}()
-
 // token is a JWS in compact serialisation, decoded strictly but not verified.
 type token struct {
-	// detached is "header..", with neither payload nor signature.
-	detached string
-	// signed is what the signature is over: "header.payload".
-	signed                     []byte
-	header, payload, signature []byte // decoded
+	// headerText is the header as it was sent, and signed what the signature is
+	// over: "header.payload".
+	headerText, signed string
+	// said is the decoded header, a zero byte, which neither part can have in it,
+	// and the decoded payload.
+	said                       []byte
+	header, payload, signature []byte
 
 	alg, keyID string
 	hasKeyID   bool
-	// headerType is typ, whatever its type; headerTyped says that it is there.
-	headerType  any
+	// headerType is typ, empty if it is no string; headerTyped says that it is there.
+	headerType  string
 	headerTyped bool
 	// foreignKeys counts header parameters that offer a key: jku, x5u, jwk,
 	// x5c. They are never looked at.
@@ -66,30 +60,27 @@ func parseToken(raw string, limit int) (*token, *ca.Refusal) {
 	if len(raw) < minTokenBytes {
 		return nil, invalid(ca.ReasonTokenMalformed, "token of %d bytes", len(raw))
 	}
-	dots := 0
-	for _, c := range []byte(raw) {
-		switch {
-		case c == '.':
-			dots++
-		case !inTokens[c]:
-			return nil, invalid(ca.ReasonTokenMalformed, "byte %#02x in token", c)
-		}
-	}
-	switch dots {
+	switch dots := strings.Count(raw, "."); dots {
 	case 2:
 	case 4: // RFC 7516, Section 9: a JWE has five parts
 		return nil, invalid(ca.ReasonTokenEncrypted, "token has five parts")
 	default:
 		return nil, invalid(ca.ReasonTokenMalformed, "token has %d parts", dots+1)
 	}
+	// The decoder refuses everything else that is not base64url.
+	if strings.IndexByte(raw, '\n') >= 0 || strings.IndexByte(raw, '\r') >= 0 {
+		return nil, invalid(ca.ReasonTokenMalformed, "line break in token")
+	}
 	t := &token{}
 	if r := t.decode(raw); r != nil {
 		return nil, r
 	}
-	if r := t.readHeader(); r != nil {
+	// Strings of the token are parts of this one, and not copies.
+	said := string(t.said)
+	if r := t.readHeader(said[:len(t.header)]); r != nil {
 		return nil, r
 	}
-	if r := t.readPayload(); r != nil {
+	if r := t.readPayload(said[len(t.header)+1:]); r != nil {
 		return nil, r
 	}
 	return t, nil
@@ -98,71 +89,109 @@ func parseToken(raw string, limit int) (*token, *ca.Refusal) {
 // decode decodes the three parts of a token.
 func (t *token) decode(raw string) *ca.Refusal {
 	first, last := strings.IndexByte(raw, '.'), strings.LastIndexByte(raw, '.')
-	t.detached = raw[:first] + ".."
-	text := []byte(raw)
-	t.signed = text[:last:last]
+	t.headerText, t.signed = raw[:first], raw[:last]
 	// One array for all three; none is ever appended to.
-	room := make([]byte, 0, canonical.DecodedLen(len(text)))
-	for _, part := range []struct {
-		name    string
-		encoded []byte
-		decoded *[]byte
-	}{
-		{"header", text[:first], &t.header}, {"payload", text[first+1 : last], &t.payload}, {"signature", text[last+1:], &t.signature},
-	} {
-		all, err := canonical.AppendDecode(room, part.encoded)
-		if err != nil {
-			return invalid(ca.ReasonTokenMalformed, "%s is not canonical base64url", part.name)
-		}
-		*part.decoded = all[len(room):len(all):len(all)]
-		room = all
+	room := make([]byte, canonical.DecodedLen(len(raw))+1)
+	header, err := canonical.Decode(room, []byte(raw[:first]))
+	if err != nil {
+		return notCanonical("header")
 	}
+	room[header] = 0
+	payload, err := canonical.Decode(room[header+1:], []byte(raw[first+1:last]))
+	if err != nil {
+		return notCanonical("payload")
+	}
+	end := header + 1 + payload
+	signature, err := canonical.Decode(room[end:], []byte(raw[last+1:]))
+	if err != nil {
+		return notCanonical("signature")
+	}
+	t.said, t.header, t.payload = room[:end:end], room[:header:header], room[header+1:end:end]
+	t.signature = room[end : end+signature : end+signature]
 	return nil
 }
 
-func (t *token) readHeader() *ca.Refusal {
-	if len(t.header) > maxHeaderBytes {
-		return invalid(ca.ReasonTokenMalformed, "header of %d bytes", len(t.header))
+func notCanonical(part string) *ca.Refusal {
+	return invalid(ca.ReasonTokenMalformed, "%s is not canonical base64url", part)
+}
+
+// readHeader reads the header without making a map of it: most have three
+// members, and strangers send them for nothing.
+func (t *token) readHeader(text string) *ca.Refusal {
+	if len(text) > maxHeaderBytes {
+		return invalid(ca.ReasonTokenMalformed, "header of %d bytes", len(text))
 	}
-	h, err := decodeObject(t.header, headerLimits)
+	d, err := newDecoder(text, headerLimits)
 	if err != nil {
 		return invalid(ca.ReasonTokenMalformed, "header: %w", err)
 	}
-	if _, ok := h["enc"]; ok {
-		return invalid(ca.ReasonTokenEncrypted, "header has enc")
-	}
-	// RFC 7515, Section 4.1.11: a recipient that does not understand a listed
-	// extension must refuse. We understand none; b64 (RFC 7797) "MUST NOT" be
-	// used with JWTs, and zip belongs to encryption.
-	for _, name := range []string{"crit", "b64", "zip"} {
-		if _, ok := h[name]; ok {
-			return invalid(ca.ReasonTokenMalformed, "header has %s", name)
-		}
-	}
-	// Entra ID signs its own services' tokens, those for Microsoft Graph, over a
-	// hash of this nonce: nobody else can verify them.
-	if _, ok := h["nonce"]; ok {
-		return invalid(ca.ReasonTokenType, "header has nonce: the token is for another service's eyes")
-	}
-	var ok bool
-	if t.alg, ok = h["alg"].(string); !ok {
+	refusal, err := t.readParameters(&d)
+	switch {
+	case err != nil:
+		return invalid(ca.ReasonTokenMalformed, "header: %w", err)
+	case refusal == nil && t.alg == "":
 		return invalid(ca.ReasonTokenMalformed, "header has no alg")
 	}
-	if kid, present := h["kid"]; present {
-		if t.keyID, ok = kid.(string); !ok {
+	return refusal
+}
+
+// readParameters reads the header to its end; the error is about how it is
+// written, and the refusal about what it says.
+func (t *token) readParameters(d *decoder) (refusal *ca.Refusal, err error) {
+	var room [8]string
+	names := room[:0]
+	for more, err := d.open('}'); more || err != nil; more, err = d.next('}') {
+		if err != nil {
+			return nil, err
+		}
+		name, err := d.name()
+		if err != nil {
+			return nil, err
+		}
+		if slices.Contains(names, name) {
+			return nil, d.duplicate(name)
+		}
+		names = append(names, name)
+		value, isString, err := d.stringOnly(2)
+		if err != nil {
+			return nil, err
+		}
+		if refusal == nil {
+			refusal = t.readParameter(name, value, isString)
+		}
+	}
+	return refusal, d.end()
+}
+
+// readParameter reads a header parameter; value is empty if it is no string.
+func (t *token) readParameter(name, value string, isString bool) *ca.Refusal {
+	switch name {
+	case "alg":
+		t.alg = value
+	case "kid":
+		if !isString {
 			return invalid(ca.ReasonTokenMalformed, "kid is not a string")
 		}
-		if err := checkKeyID(t.keyID); err != nil {
+		if err := checkKeyID(value); err != nil {
 			return invalid(ca.ReasonTokenMalformed, "kid: %w", err)
 		}
-		t.hasKeyID = true
+		t.keyID, t.hasKeyID = value, true
+	case "typ":
+		t.headerType, t.headerTyped = value, true
+	case "jku", "x5u", "jwk", "x5c":
+		t.foreignKeys++
+	case "enc":
+		return invalid(ca.ReasonTokenEncrypted, "header has enc")
+	case "crit", "b64", "zip":
+		// RFC 7515, Section 4.1.11: a recipient that does not understand a listed
+		// extension must refuse. We understand none; b64 (RFC 7797) "MUST NOT" be
+		// used with JWTs, and zip belongs to encryption.
+		return invalid(ca.ReasonTokenMalformed, "header has %s", name)
+	case "nonce":
+		// Entra ID signs its own services' tokens, those for Microsoft Graph, over
+		// a hash of this nonce: nobody else can verify them.
+		return invalid(ca.ReasonTokenType, "header has nonce: the token is for another service's eyes")
 	}
-	for _, name := range []string{"jku", "x5u", "jwk", "x5c"} {
-		if _, ok := h[name]; ok {
-			t.foreignKeys++
-		}
-	}
-	t.headerType, t.headerTyped = h["typ"]
 	return nil
 }
 
@@ -183,8 +212,8 @@ func checkKeyID(kid string) error {
 	return nil
 }
 
-func (t *token) readPayload() *ca.Refusal {
-	claims, err := decodeObject(t.payload, payloadLimits)
+func (t *token) readPayload(text string) *ca.Refusal {
+	claims, err := decodeObject(text, payloadLimits)
 	switch {
 	case errors.Is(err, errChars):
 		return invalid(ca.ReasonClaimChars, "payload: %w", err)

@@ -42,7 +42,7 @@ func newUses(limit int) *uses {
 // tokenKey names a token. A name that the provider gave it is better than its
 // text, which a provider that signs with ECDSA could make anew each time; but
 // not all give names.
-func tokenKey(id ca.Identity) [32]byte {
+func tokenKey(id *ca.Identity) [32]byte {
 	name := id.Token.ID
 	if name == "" {
 		name, _ = id.Claims["uti"].(string) // Entra ID
@@ -57,7 +57,7 @@ func tokenKey(id ca.Identity) [32]byte {
 
 // take counts a use of id's token, or refuses it. A memory that is full refuses
 // too: forgetting a token early would let it be used again.
-func (u *uses) take(is *Issuer, id ca.Identity, now time.Time) *ca.Refusal {
+func (u *uses) take(is *Issuer, id *ca.Identity, now time.Time) *ca.Refusal {
 	limit := is.MaxCertificatesPerToken
 	if is.OneTime {
 		limit = 1
@@ -109,7 +109,7 @@ func (u *uses) forget(key [32]byte, seen use) {
 	u.held[seen.issuer]--
 }
 
-func (u *uses) refund(id ca.Identity) {
+func (u *uses) refund(id *ca.Identity) {
 	key := tokenKey(id)
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -128,4 +128,4 @@ func (u *uses) refund(id ca.Identity) {
 // certificate came of it: the client is going to try again with the same token.
 // It is called at most once for each success of [Verifier.Verify], and not when
 // a certificate may exist.
-func (v *Verifier) Refund(id ca.Identity) { v.uses.refund(id) }
+func (v *Verifier) Refund(id ca.Identity) { v.uses.refund(&id) }

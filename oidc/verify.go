@@ -47,6 +47,7 @@ func New(cfg Config) (*Verifier, error) {
 		is := &issuer{
 			Issuer: c, clock: cfg.Clock, log: cfg.Logger, metrics: m,
 			early: newEarly(c.Refresh), blocks: blocks, cacheDir: cfg.CacheDir,
+			verified: m.start(c.Name),
 		}
 		if err := is.useStatic(); err != nil {
 			return nil, fmt.Errorf("oidc: issuer %q: %w", c.Name, err)
@@ -57,7 +58,6 @@ func New(cfg Config) (*Verifier, error) {
 		for _, iss := range c.AcceptedIssuers {
 			v.byURL[iss] = is
 		}
-		m.start(c.Name)
 	}
 	return v, nil
 }
@@ -115,7 +115,6 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (ca.Identity, error) 
 		v.metrics.reject(name, r.Reason)
 		return ca.Identity{}, r
 	}
-	v.metrics.verified.WithLabelValues(name).Inc()
 	return id, nil
 }
 
@@ -138,7 +137,10 @@ func (v *Verifier) verify(ctx context.Context, raw string) (id ca.Identity, name
 	}
 	now := v.clock()
 	if id, r = is.verify(ctx, t, now); r == nil {
-		r = v.uses.take(&is.Issuer, id, now)
+		r = v.uses.take(&is.Issuer, &id, now)
+	}
+	if r == nil {
+		is.verified.Inc()
 	}
 	return id, is.Name, r
 }
@@ -175,24 +177,29 @@ func (is *issuer) verify(ctx context.Context, t *token, now time.Time) (ca.Ident
 
 // check verifies a token with the keys of one snapshot.
 func (is *issuer) check(ctx context.Context, t *token, snap *snapshot, now time.Time) (ca.Identity, *ca.Refusal) {
-	check := &signatureCheck{keys: snap.keySet, token: t, blocked: is.blocks.blocked}
-	// checkIssuer has the last word; here it is enough that both read the same.
-	verifier := gooidc.NewVerifier(t.issuer, check, &gooidc.Config{
-		// One of is.Algorithms, and the one that we have read.
-		SupportedSigningAlgs: []string{t.alg},
-		// go-oidc knows one client; checkAudience knows several.
-		SkipClientIDCheck: true,
-		Now:               func() time.Time { return now.Add(-is.ClockSkew) },
-	})
+	candidates, r := snap.find(t, is.blocks)
+	if r != nil {
+		return ca.Identity{}, r
+	}
+	check := &signatureCheck{token: t, candidates: candidates}
 	// go-oidc reads the claims from what VerifySignature returns. Of the token it
 	// needs no more than the header, in which it reads alg again, unless it has
 	// done so before.
-	header := is.headers.text(t)
-	read, err := verifier.Verify(ctx, header)
-	if check.signer == nil {
-		if check.refusal != nil {
-			return ca.Identity{}, check.refusal
-		}
+	detached, alg, known := is.headers.toRead(t)
+	check.algorithms[0] = alg
+	at := now.Add(-is.ClockSkew)
+	check.config = gooidc.Config{
+		SupportedSigningAlgs: check.algorithms[:],
+		// go-oidc knows one client; checkAudience knows several.
+		SkipClientIDCheck: true,
+		Now:               func() time.Time { return at },
+	}
+	// checkIssuer has the last word; here it is enough that both read the same.
+	read, err := gooidc.NewVerifier(t.issuer, check, &check.config).Verify(ctx, detached)
+	switch {
+	case check.failed:
+		return ca.Identity{}, invalid(ca.ReasonBadSignature, "no key with kid %.80q verifies the signature", t.keyID)
+	case check.signer == nil:
 		return ca.Identity{}, invalid(ca.ReasonTokenMalformed, "parsing token: %w", err)
 	}
 	id, r := is.identity(t, now)
@@ -204,33 +211,38 @@ func (is *issuer) check(ctx context.Context, t *token, snap *snapshot, now time.
 		// something else than we did, or insists on claims that we do not use.
 		return ca.Identity{}, invalid(ca.ReasonTokenMalformed, "verifying token: %w", err)
 	}
-	if !agrees(read, t, id) {
+	if !agrees(read, t, &id) {
 		return ca.Identity{}, invalid(ca.ReasonTokenMalformed, "token has claims that differ only in the case of their names")
 	}
-	is.headers.remember(t, header)
+	if !known {
+		is.headers.remember(t.headerText)
+	}
 	id.Token.KeyThumbprint = check.signer.thumbprint
 	return id, nil
 }
 
 // agrees reports that go-oidc, which matches claim names by case folding and
 // takes the last of several, has read the same token.
-func agrees(read *gooidc.IDToken, t *token, id ca.Identity) bool {
+func agrees(read *gooidc.IDToken, t *token, id *ca.Identity) bool {
 	return read.Issuer == t.issuer && read.Subject == id.Subject &&
 		slices.Equal(read.Audience, id.Token.Audience) &&
 		read.Expiry.Equal(id.Token.Expires) && read.IssuedAt.Equal(id.Token.IssuedAt)
 }
 
 // signatureCheck is the gooidc.KeySet for one token: it verifies with the keys
-// of one snapshot. go-oidc's own RemoteKeySet fetches for every bad token,
-// ignores use and alg of keys, and keeps withdrawn keys.
+// of one snapshot that may have signed it. go-oidc's own RemoteKeySet fetches for
+// every bad token, ignores use and alg of keys, and keeps withdrawn keys.
 type signatureCheck struct {
-	keys    *keySet
-	token   *token
-	blocked func(*key) bool
-	// signer is the key that verified the signature, and refusal why none did;
-	// go-oidc flattens errors to text.
-	signer  *key
-	refusal *ca.Refusal
+	token      *token
+	candidates []*key
+	// config is go-oidc's, and algorithms a part of it: all that it is given is
+	// made at once.
+	config     gooidc.Config
+	algorithms [1]string
+	// signer is the key that verified the signature; failed says that none did,
+	// as go-oidc flattens errors to text.
+	signer *key
+	failed bool
 }
 
 var errSignature = errors.New("signature not verified")
@@ -239,17 +251,12 @@ var errSignature = errors.New("signature not verified")
 // detached token; this checks the whole one, and returns the payload whose
 // signature it has verified.
 func (c *signatureCheck) VerifySignature(context.Context, string) ([]byte, error) {
-	candidates, r := c.keys.find(c.token, c.blocked)
-	if r != nil {
-		c.refusal = r
-		return nil, errSignature
-	}
-	for _, k := range candidates {
+	for _, k := range c.candidates {
 		if k.verifies(c.token.alg, c.token.signed, c.token.signature) {
 			c.signer = k
 			return c.token.payload, nil
 		}
 	}
-	c.refusal = invalid(ca.ReasonBadSignature, "no key with kid %.80q verifies the signature", c.token.keyID)
+	c.failed = true
 	return nil, errSignature
 }
