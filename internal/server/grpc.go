@@ -142,7 +142,7 @@ func (g caService) CreateSigningCertificate(ctx context.Context, req *fulciov2.C
 	if err != nil {
 		return nil, err
 	}
-	return signingCertificate(cert), nil
+	return signingCertificate(cert.PEM(), cert.HasSCT()), nil
 }
 
 func (g caService) GetTrustBundle(ctx context.Context, _ *fulciov2.GetTrustBundleRequest) (*fulciov2.TrustBundle, error) {

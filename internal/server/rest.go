@@ -11,9 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
-
 	"github.com/mayfly-ca/mayfly/ca"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
@@ -139,7 +136,7 @@ func (s *Server) signingCertV2(w http.ResponseWriter, r *http.Request, c *call) 
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, marshalJSON(signingCertificate(cert)))
+	writeJSON(w, http.StatusOK, certificateJSON(cert.PEM(), cert.HasSCT()))
 	return nil
 }
 
@@ -151,21 +148,8 @@ func (s *Server) signingCertV1(w http.ResponseWriter, r *http.Request, c *call) 
 		return err
 	}
 	w.Header().Set("Content-Type", pemChainType)
-	w.WriteHeader(http.StatusCreated)
-	_, _ = w.Write([]byte(strings.Join(trimmed(cert.PEM()), "\n")))
+	writeBody(w, http.StatusCreated, chainPEM(cert.PEM()))
 	return nil
-}
-
-// signingCertificate has the embedded form, or the detached one without an SCT
-// when logging is off, as clients know it from CAs that do not log.
-func signingCertificate(cert ca.Certificate) *fulciov2.SigningCertificate {
-	chain := &fulciov2.CertificateChain{Certificates: trimmed(cert.PEM())}
-	if cert.HasSCT() {
-		return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateEmbeddedSct{
-			SignedCertificateEmbeddedSct: &fulciov2.SigningCertificateEmbeddedSCT{Chain: chain}}}
-	}
-	return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateDetachedSct{
-		SignedCertificateDetachedSct: &fulciov2.SigningCertificateDetachedSCT{Chain: chain}}}
 }
 
 const pemChainType = "application/pem-certificate-chain"
@@ -278,31 +262,4 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request, _ *call) error {
 	w.Header().Set("Cache-Control", "no-store")
 	writeJSON(w, code, body)
 	return nil
-}
-
-// marshalJSON writes unset fields out, as Fulcio's gateway does.
-func marshalJSON(m proto.Message) []byte {
-	body, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)
-	if err != nil {
-		panic("server: PEM and configured strings are UTF-8: " + err.Error()) //nolint:forbidigo // says which
-	}
-	return compact(body)
-}
-
-// trimmed is PEM as signingCert has it, without final newlines.
-func trimmed(pems []string) []string {
-	out := make([]string, len(pems))
-	for i, p := range pems {
-		out[i] = strings.TrimSpace(p)
-	}
-	return out
-}
-
-// lines is PEM as trustBundle and rootCert have it, each with a final newline.
-func lines(pems []string) []string {
-	out := trimmed(pems)
-	for i := range out {
-		out[i] += "\n"
-	}
-	return out
 }

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,7 +18,6 @@ import (
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -201,13 +199,9 @@ func statusProto(a answer, reason ca.Reason, requestID string) *spb.Status {
 // refuseREST answers with an error in the form that Fulcio's gateway has.
 func (c *call) refuseREST(w http.ResponseWriter, err error) {
 	a := c.refused(err)
-	body, err := protojson.Marshal(statusProto(a, c.refusal.Reason, c.id))
-	if err != nil {
-		panic("server: a status of ours always marshals: " + err.Error()) //nolint:forbidigo // says which
-	}
 	a.setRetryAfter(w)
 	w.Header().Set("Cache-Control", "no-store")
-	writeJSON(w, a.http, body)
+	writeJSON(w, a.http, statusJSON(a, c.refusal.Reason, c.id))
 }
 
 // refuseGRPC answers a gRPC request that never gets to the gRPC library, as
@@ -243,24 +237,6 @@ func (a answer) setRetryAfter(w http.ResponseWriter) {
 	if a.retry > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(a.retry/time.Second)))
 	}
-}
-
-// writeJSON sends what protojson made. protojson varies its spacing on purpose;
-// compacted, equal answers have equal bytes and thereby equal entity tags.
-func writeJSON(w http.ResponseWriter, code int, body []byte) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(code)
-	_, _ = w.Write(compact(body)) //nolint:gosec // JSON, told to be taken for nothing else; nobody is left to tell of an error
-}
-
-func compact(body []byte) []byte {
-	var v json.RawMessage = body
-	out, err := json.Marshal(v)
-	if err != nil {
-		panic("server: not JSON: " + err.Error()) //nolint:forbidigo // its callers marshalled it
-	}
-	return out
 }
 
 // log writes the one line about a call, unless a flood of anonymous ones leaves

@@ -134,9 +134,9 @@ func (s *stack) listenEmpty(b *testing.B, snapshot *Snapshot) string {
 	if err != nil {
 		b.Fatal(err)
 	}
-	answer := marshalJSON(signingCertificate(cert))
+	answer := certificateJSON(cert.PEM(), cert.HasSCT())
 	g := grpc.NewServer()
-	fulciov2.RegisterCAServer(g, emptyService{prove: prove, answer: signingCertificate(cert)})
+	fulciov2.RegisterCAServer(g, emptyService{prove: prove, answer: signingCertificate(cert.PEM(), cert.HasSCT())})
 	srv := &http.Server{ReadHeaderTimeout: headerTimeout, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if isGRPC(r) {
 			g.ServeHTTP(w, r)
