@@ -1,7 +1,6 @@
 package oidc
 
 import (
-	"encoding/base64"
 	"strings"
 	"sync"
 )
@@ -10,21 +9,11 @@ import (
 // has one for each of its keys.
 const maxHeaders = 64
 
-// bareHeaders are headers with nothing but an algorithm in them, with payload and
-// signature detached.
-var bareHeaders = func() map[string]string {
-	all := make(map[string]string, len(algorithms))
-	for alg := range algorithms {
-		all[alg] = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"`+alg+`"}`)) + ".."
-	}
-	return all
-}()
-
 // readHeaders remembers headers in which go-oidc has read the algorithm that we
 // have read. All tokens of one key have the same header, byte for byte, and what
-// a reader makes of the same bytes is the same; so go-oidc is given a bare header
-// of the algorithm the next time, which is cheaper to read. Only headers of
-// verified tokens are remembered: nobody else can fill the memory.
+// a reader makes of the same bytes is the same; so go-oidc is not given them a
+// second time. Only headers of verified tokens are remembered: nobody else can
+// fill the memory.
 type readHeaders struct {
 	mu sync.RWMutex
 	// known has headers as they were sent. mu guards it.
@@ -32,12 +21,13 @@ type readHeaders struct {
 }
 
 // toRead is the token to give to go-oidc, with payload and signature detached,
-// and the algorithm that it must find there: the one that we have found.
+// and the algorithm that it must find there: the one that we have found. A
+// header that it has read before is left out, and then there is none to find.
 func (r *readHeaders) toRead(t *token) (detached, alg string, known bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if _, known := r.known[t.headerText]; known {
-		return bareHeaders[t.alg], t.alg, true
+		return "..", "", true
 	}
 	return t.headerText + "..", t.alg, false
 }
