@@ -58,7 +58,9 @@ func TestKeptKeysBridgeAnOutageAtStart(t *testing.T) {
 	// The clock of a bubble starts at the same time each time: this one is a
 	// day later than the file, and the next one before it.
 	inBubble(t, down, Config{CacheDir: dir, Clock: func() time.Time { return time.Now().Add(24 * time.Hour) }}, func(t *testing.T, v *Verifier) {
-		_, err := v.Verify(t.Context(), tokenNow(t))
+		at := time.Now().Add(24 * time.Hour)
+		claims := claimsNow().with("iat", at.Unix()).with("exp", at.Add(time.Minute).Unix())
+		_, err := v.Verify(t.Context(), rs256().token(t, goodHeader(), claims))
 		wantRefusal(t, "keys kept for a day", err, ca.KindUnavailable, ca.ReasonIdpKeysMissing)
 	})
 	past := must(New(Config{Issuers: []Issuer{memoryIssuer()}, CacheDir: dir, Clock: func() time.Time { return time.Unix(0, 0) }}))

@@ -208,7 +208,7 @@ func TestOutageDuringARotationIsNoFaultOfTheToken(t *testing.T) {
 			_, err = v.Verify(t.Context(), forgedNow("rsa"))
 			wantRefusal(t, "forged token under a known kid", err, ca.KindInvalid, ca.ReasonBadSignature)
 			_, err = v.Verify(t.Context(), expired)
-			wantRefusal(t, "expired token of a new key", err, ca.KindInvalid, ca.ReasonKeyUnknown)
+			wantRefusal(t, "expired token of a new key", err, ca.KindInvalid, ca.ReasonExpired)
 			if _, err = v.Verify(t.Context(), tokenNow(t)); err != nil {
 				t.Errorf("known key: %v, want it to work", err)
 			}
@@ -231,13 +231,15 @@ func TestHopelessTokensAskForNothing(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		before := m.rounds()
 		for name, change := range map[string]any{
-			"aud": "other", "exp": 0, "iat": time.Now().Add(time.Hour).Unix(), "sub": "", "act": object{}, "azp": "other",
+			"aud": "other", "exp": claimsNow()["iat"], "iat": time.Now().Add(time.Hour).Unix(), "sub": "", "act": object{}, "azp": "other",
 		} {
 			claims := claimsNow().with(name, change)
 			_, err := v.Verify(t.Context(), rs256().token(t, goodHeader().with("kid", "new"), claims))
 			wantRefusal(t, name, err, ca.KindInvalid, ca.ReasonKeyUnknown)
 		}
-		_, err := v.Verify(t.Context(), rs256().token(t, goodHeader().with("kid", "enc"), claimsNow()))
+		_, err := v.Verify(t.Context(), rs256().token(t, goodHeader().with("kid", "new"), claimsNow().with("exp", 0)))
+		wantRefusal(t, "expired", err, ca.KindInvalid, ca.ReasonExpired)
+		_, err = v.Verify(t.Context(), rs256().token(t, goodHeader().with("kid", "enc"), claimsNow()))
 		wantRefusal(t, "encryption key", err, ca.KindInvalid, ca.ReasonKeyUse)
 		if got := m.rounds() - before; got != 0 {
 			t.Errorf("tokens that no key could make good caused %d rounds, want none", got)

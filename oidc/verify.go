@@ -156,6 +156,11 @@ func (is *issuer) verify(ctx context.Context, t *token, now time.Time) (ca.Ident
 	case !t.hasKeyID && !is.AllowNoKeyID:
 		return ca.Identity{}, invalid(ca.ReasonKeyUnknown, "token has no kid")
 	}
+	// That it is too late is so whoever has signed the token, and cheaper to find
+	// out than who has.
+	if exp, err := numericDate(t.claims["exp"]); err == nil && !now.Before(exp.Add(is.ClockSkew)) {
+		return ca.Identity{}, expired(exp, now)
+	}
 	snap, stale, r := is.current(now)
 	if r != nil {
 		return ca.Identity{}, r
