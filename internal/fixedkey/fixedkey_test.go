@@ -13,14 +13,11 @@ var curves = []elliptic.Curve{elliptic.P256(), elliptic.P384()}
 // newSigner returns a key and what verifies it with tables, whatever the process.
 func newSigner(t testing.TB, c elliptic.Curve) (*ecdsa.PrivateKey, *Verifier) {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(c, rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k, tables(t, &k.PublicKey)
+	k := newKey(t, c)
+	return k, newVerifier(t, &k.PublicKey)
 }
 
-func tables(t testing.TB, pub *ecdsa.PublicKey) *Verifier {
+func newVerifier(t testing.TB, pub *ecdsa.PublicKey) *Verifier {
 	t.Helper()
 	v, err := build(pub, false)
 	if err != nil {

@@ -10,32 +10,36 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// point is what a group of nistec offers. Its Add is right for all points: that
+// point is what nistec offers of a group. Its Add is right for all points: that
 // of P-384 is a complete formula, and that of P-256 looks for infinity and for
 // equal points; for opposite ones its formula gives infinity by itself.
 type point[T any] interface {
 	*T
+	Set(p *T) *T
+	SetGenerator() *T
+	SetBytes(encoded []byte) (*T, error)
 	Add(p, q *T) *T
 	Double(p *T) *T
 	Negate(p *T) *T
-	SetGenerator() *T
 	ScalarBaseMult(scalar []byte) (*T, error)
 	BytesX() ([]byte, error)
 }
 
-// curve is a group of prime order.
+// curve is a group of prime order. Orders and coordinates are of the same size,
+// which is a multiple of eight bits.
 type curve[T any, P point[T]] struct {
 	identity func() P
 	order    *big.Int
-	size     int // of the order and of a coordinate, in bytes
-	width    int // of the window of a table
-	// base holds multiples of the generator, or is nil where nistec multiplies it
-	// faster than additions of ours.
+	size     int
+	// width is that of a window in bits. Another bit saves an addition in eight,
+	// and doubles the memory, until it no longer fits the cache of a core.
+	width int
+	// base has the multiples of the generator, or is nil where nistec is faster.
 	base *table[T, P]
 }
 
-// p256 leaves the generator to nistec, whose tables for it are affine points in
-// the binary, which it adds by a shorter formula.
+// p256 leaves the generator to nistec, which has affine multiples of it in the
+// binary, and a shorter formula to add them.
 var p256 = &curve[nistec.P256Point, *nistec.P256Point]{
 	identity: nistec.NewP256Point,
 	order:    elliptic.P256().Params().N,
@@ -43,8 +47,10 @@ var p256 = &curve[nistec.P256Point, *nistec.P256Point]{
 	width:    8,
 }
 
-// p384 has a table for the generator: that of nistec has windows of four bits,
-// and is read in constant time, which signing needs and verifying does not.
+// p384 has a table for the generator too: the windows of nistec's have four bits,
+// and it reads all of a window to hide which entry it needs, as one who signs
+// must. Entries are on the heap, four objects each, and the garbage collector
+// marks them: hence the narrower window.
 var p384 = sync.OnceValue(func() *curve[nistec.P384Point, *nistec.P384Point] {
 	c := &curve[nistec.P384Point, *nistec.P384Point]{
 		identity: nistec.NewP384Point,
@@ -56,68 +62,89 @@ var p384 = sync.OnceValue(func() *curve[nistec.P384Point, *nistec.P384Point] {
 	return c
 })
 
-// key is a public key with its multiples.
-type key[T any, P point[T]] struct {
+// tables is a public key with its multiples.
+type tables[T any, P point[T]] struct {
 	*curve[T, P]
-	multiples *table[T, P]
+	key       *table[T, P]
+	scratches sync.Pool
 }
 
-func newKey[T any, P point[T]](c *curve[T, P], q P) *key[T, P] {
-	return &key[T, P]{c, newTable(c, q)}
+// scratch is what one verification needs, and would allocate. Nothing in it is
+// secret, and each field is set before it is read.
+type scratch[T any, P point[T]] struct {
+	r, s, e, w             big.Int
+	product, quotient, mod big.Int
+	scalar                 []byte
+	sum, negative          P
+}
+
+func newTables[T any, P point[T]](c *curve[T, P], encoded []byte) (*tables[T, P], error) {
+	q, err := c.identity().SetBytes(encoded)
+	if err != nil {
+		return nil, err
+	}
+	t := &tables[T, P]{curve: c, key: newTable(c, q)}
+	t.scratches.New = func() any {
+		return &scratch[T, P]{scalar: make([]byte, c.size), sum: c.identity(), negative: c.identity()}
+	}
+	return t, nil
 }
 
 // verify takes the steps of FIPS 186-5, Section 6.4.2.
-func (k *key[T, P]) verify(digest, signature []byte) bool {
-	r, s, ok := parse(signature)
-	if !ok || !k.inRange(r) || !k.inRange(s) {
+func (t *tables[T, P]) verify(digest, signature []byte) bool {
+	x := t.scratches.Get().(*scratch[T, P]) //nolint:errcheck // nothing else is put there
+	defer t.scratches.Put(x)
+
+	if !parse(signature, &x.r, &x.s) || !t.inRange(&x.r) || !t.inRange(&x.s) {
 		return false
 	}
-	// The order is a multiple of eight bits, so the leftmost bits are bytes.
-	e := new(big.Int).SetBytes(digest[:min(len(digest), k.size)])
-	w := new(big.Int).ModInverse(s, k.order)
-	u1 := e.Mod(e.Mul(e, w), k.order)
-	u2 := w.Mod(w.Mul(w, r), k.order)
-
-	sum, err := k.timesBase(u1)
-	if err != nil {
+	x.e.SetBytes(digest[:min(len(digest), t.size)])
+	x.w.ModInverse(&x.s, t.order)
+	// R = (e/s)*G + (r/s)*Q
+	if !t.setToBase(x, t.multiply(x, &x.e, &x.w)) {
 		return false
 	}
-	k.multiples.addTo(sum, u2)
-	// Infinity has no x: step 6 rejects it.
-	x, err := sum.BytesX()
-	if err != nil {
+	t.key.addTo(x.sum, x.negative, t.multiply(x, &x.r, &x.w))
+	coordinate, err := x.sum.BytesX()
+	if err != nil { // infinity, which has none
 		return false
 	}
-	v := e.SetBytes(x)
-	if v.Cmp(k.order) >= 0 { // x is below 2n
-		v.Sub(v, k.order)
+	v := x.e.SetBytes(coordinate)
+	if v.Cmp(t.order) >= 0 { // it is below twice the order
+		v.Sub(v, t.order)
 	}
-	return v.Cmp(r) == 0
+	return v.Cmp(&x.r) == 0
 }
 
-func (k *key[T, P]) inRange(v *big.Int) bool {
-	return v.Sign() > 0 && v.Cmp(k.order) < 0
+func (c *curve[T, P]) inRange(v *big.Int) bool {
+	return v.Sign() > 0 && v.Cmp(c.order) < 0
 }
 
-// timesBase returns scalar*G in a new point.
-func (c *curve[T, P]) timesBase(scalar *big.Int) (P, error) {
-	sum := c.identity()
-	if c.base != nil {
-		c.base.addTo(sum, scalar)
-		return sum, nil
+// multiply returns a*b modulo the order, in x.scalar.
+func (c *curve[T, P]) multiply(x *scratch[T, P], a, b *big.Int) []byte {
+	x.product.Mul(a, b)
+	x.quotient.QuoRem(&x.product, c.order, &x.mod)
+	return x.mod.FillBytes(x.scalar)
+}
+
+// setToBase sets x.sum to scalar*G.
+func (c *curve[T, P]) setToBase(x *scratch[T, P], scalar []byte) bool {
+	if c.base == nil {
+		_, err := x.sum.ScalarBaseMult(scalar)
+		return err == nil
 	}
-	return sum.ScalarBaseMult(scalar.FillBytes(make([]byte, c.size)))
+	x.sum.Set(c.identity())
+	c.base.addTo(x.sum, x.negative, scalar)
+	return true
 }
 
-// parse reads a signature as strictly as crypto/ecdsa: whether its numbers are in
-// range remains to be seen.
+// parse reads a signature as strictly as crypto/ecdsa. Whether the numbers are in
+// range, and positive, remains to be seen.
 //
 //	ECDSA-Sig-Value ::= SEQUENCE { r INTEGER, s INTEGER }
-func parse(signature []byte) (r, s *big.Int, ok bool) {
+func parse(signature []byte, r, s *big.Int) bool {
 	input := cryptobyte.String(signature)
 	var inner cryptobyte.String
-	r, s = new(big.Int), new(big.Int)
-	ok = input.ReadASN1(&inner, asn1.SEQUENCE) && input.Empty() &&
+	return input.ReadASN1(&inner, asn1.SEQUENCE) && input.Empty() &&
 		inner.ReadASN1Integer(r) && inner.ReadASN1Integer(s) && inner.Empty()
-	return r, s, ok
 }
