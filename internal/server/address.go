@@ -14,7 +14,7 @@ const maxHops = 32
 // proxy. Everything further left was written by that hop or by whoever stands
 // behind it, and may be anything.
 func (s *Server) source(r *http.Request) netip.Addr {
-	peer, ok := parseHop(r.RemoteAddr)
+	peer, ok := parsePeer(r.RemoteAddr)
 	if !ok || !s.trusts(peer) {
 		return peer
 	}
@@ -40,6 +40,14 @@ func (s *Server) source(r *http.Request) netip.Addr {
 
 func (s *Server) trusts(addr netip.Addr) bool {
 	return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// parsePeer is parseHop of what nearly always has a port.
+func parsePeer(s string) (netip.Addr, bool) {
+	if withPort, err := netip.ParseAddrPort(s); err == nil {
+		return withPort.Addr().Unmap().WithZone(""), true
+	}
+	return parseHop(s)
 }
 
 // parseHop reads an address with or without a port. Mapped IPv4 addresses

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -67,4 +68,36 @@ func TestAnswersSayTheirLength(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A body that says that it is too large is not read: the answer comes before the
+// body does, and the connection ends, lest the body be taken for a request.
+func TestOversizedBodyIsNotRead(t *testing.T) {
+	s := start(t, options{})
+	for _, http2 := range []bool{false, true} {
+		body := &unread{}
+		req, err := http.NewRequest(http.MethodPost, "https://"+s.address+"/api/v2/signingCert", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.ContentLength = maxBody + 1
+		req.Header = http.Header{"Authorization": {"Bearer alice"}, "Expect": {"100-continue"}}
+		client := s.client(t, http2)
+		client.Transport.(*http.Transport).ExpectContinueTimeout = time.Minute
+		resp, got := s.do(t, client, req)
+		if resp.StatusCode != http.StatusRequestEntityTooLarge || body.reads != 0 {
+			t.Errorf("%s: got %d %s after %d reads, want 413 after none", resp.Proto, resp.StatusCode, got, body.reads)
+		}
+		if resp.Close == http2 {
+			t.Errorf("%s: got Connection: close %v, want it in HTTP/1.1 alone", resp.Proto, resp.Close)
+		}
+	}
+}
+
+// unread is a body that counts how often it is read.
+type unread struct{ reads int }
+
+func (u *unread) Read(p []byte) (int, error) {
+	u.reads++
+	return len(p), nil
 }

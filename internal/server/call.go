@@ -33,8 +33,8 @@ type call struct {
 	quiet    bool
 	started  time.Time
 	snapshot *Snapshot
-	// release gives the snapshot back; calling it again does nothing.
-	release func()
+	// held gives the snapshot back; nil when that is done or not needed.
+	held func()
 	// tokens are those that came in headers.
 	tokens []string
 
@@ -107,7 +107,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.calls.Add(1)
 	defer s.calls.Done()
 	c := s.newCall(r)
-	defer func() { c.release() }()
+	defer c.release()
 	rec := &recorder{ResponseWriter: w}
 	w.Header().Set("X-Request-Id", c.id)
 	defer s.finish(c, rec)
@@ -172,16 +172,13 @@ func (s *Server) limitAddress(c *call) error {
 // deadline is when the call must be over.
 func (s *Server) deadline(c *call) time.Time { return c.started.Add(s.cfg.Deadline) }
 
-// writeGrace is how long a client may take to read its answer.
-const writeGrace = 10 * time.Second
-
-// boundIO makes the connection or stream keep the call's deadline too, because a
-// context ends no read from a client that sends a byte a minute.
-func (s *Server) boundIO(w http.ResponseWriter, c *call) {
-	rc := http.NewResponseController(w)
-	// Not supported outside of net/http's own servers, which is what tests use.
-	_ = rc.SetReadDeadline(s.deadline(c))
-	_ = rc.SetWriteDeadline(s.deadline(c).Add(writeGrace))
+// release gives the snapshot back. Doing it again does nothing. It belongs to the
+// goroutine of the HTTP handler.
+func (c *call) release() {
+	if held := c.held; held != nil {
+		c.held = nil
+		held()
+	}
 }
 
 // recorder remembers whether and how an answer was begun.

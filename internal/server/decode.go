@@ -20,12 +20,27 @@ import (
 
 // readBody reads a request body within its limits of size and time.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if r.ContentLength > maxBody {
+		// RFC 9112, Section 9.3: "A server MUST read the entire request message body or
+		// close the connection after sending its response". In HTTP/2 that is the
+		// end of the stream alone.
+		if r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close")
+		}
+		return nil, ca.Refuse(ca.KindInvalid, ca.ReasonRequestTooLarge, "body of %d bytes, limit %d", r.ContentLength, maxBody)
+	}
+	var body bytes.Buffer
+	// A length that was only promised is not worth more memory than most requests
+	// need. ReadFrom wants room for one read beyond it.
+	body.Grow(min(max(int(r.ContentLength), 0), 4<<10) + bytes.MinRead)
+	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody))
 	if err == nil {
-		// From here on the context keeps the deadline. net/http goes on reading to
-		// notice when the client leaves, and would take the time-out for that.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-		return body, nil
+		if r.ProtoMajor == 1 {
+			// From here on the context keeps the deadline. net/http goes on reading to
+			// notice when the client leaves, and would take the time-out for that.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+		}
+		return body.Bytes(), nil
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, ca.Refuse(ca.KindInvalid, ca.ReasonRequestTooLarge, "body larger than %d bytes", maxBody)

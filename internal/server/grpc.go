@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -64,8 +65,7 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request, c *call) {
 		defer release()
 		// A watch lasts, and needs nothing of the configuration it began under.
 		c.release()
-	} else {
-		s.boundIO(w, c)
+		withoutDeadlines(w)
 	}
 	if c.api != "" {
 		if err := s.limitAddress(c); err != nil {
@@ -81,6 +81,14 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request, c *call) {
 	defer c.turn.Unlock()
 	c.over = true
 	s.explainGRPC(w, c)
+}
+
+// withoutDeadlines takes off the deadlines of listen.go.
+func withoutDeadlines(w http.ResponseWriter) {
+	rc := http.NewResponseController(w)
+	// Not supported outside of net/http's own servers, which is what tests use.
+	_ = rc.SetReadDeadline(time.Time{})
+	_ = rc.SetWriteDeadline(time.Time{})
 }
 
 // explainGRPC names the reason of a refusal that the gRPC library made by

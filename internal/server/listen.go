@@ -34,7 +34,9 @@ type ListenConfig struct {
 const (
 	headerTimeout = 5 * time.Second
 	idleTimeout   = 90 * time.Second
-	pingInterval  = 30 * time.Second
+	// writeGrace is how long a client may take to read its answer.
+	writeGrace   = 10 * time.Second
+	pingInterval = 30 * time.Second
 	// headerSlack is what a request may have in headers besides its token. It
 	// is generous, so that who sends too long a token reads our answer and not
 	// net/http's bare 431.
@@ -127,8 +129,14 @@ func (s *Server) httpServer(cfg ListenConfig) (*http.Server, error) {
 		Handler:           s.Handler(),
 		Protocols:         protocols,
 		ReadHeaderTimeout: min(headerTimeout, s.cfg.Deadline), // bounds the TLS handshake too
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    s.cfg.Limits.TokenBytes + headerSlack,
+		// A context ends no read from a client that sends a byte a minute, so
+		// connection or stream keep the deadline too. net/http sets these as it
+		// reads the header; set by the handler, each would be a message to the
+		// goroutine that owns an HTTP/2 connection.
+		ReadTimeout:    s.cfg.Deadline,
+		WriteTimeout:   s.cfg.Deadline + writeGrace,
+		IdleTimeout:    idleTimeout,
+		MaxHeaderBytes: s.cfg.Limits.TokenBytes + headerSlack,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          maxStreams,
 			MaxReceiveBufferPerConnection: 1 << 20,

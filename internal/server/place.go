@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 )
 
 // pin takes the configuration in force for one call, and finds the one of the
@@ -15,9 +14,9 @@ import (
 // certificate holds.
 func (c *call) pin(snapshot *Snapshot, r *http.Request) {
 	c.snapshot = snapshot
-	c.release = func() {}
-	if snapshot.Release != nil {
-		c.release = sync.OnceFunc(snapshot.Release)
+	c.held = snapshot.Release
+	if len(snapshot.Hosts) == 0 {
+		return
 	}
 	if other := snapshot.Hosts[hostOf(r)]; other != nil {
 		c.snapshot = other

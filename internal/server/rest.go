@@ -42,8 +42,7 @@ func (s *Server) restRoutes() map[string]route {
 // serveREST finds the route and calls it. Paths are cleaned first: clients put
 // "/api/v2/signingCert" after a base URL that may end in a slash.
 func (s *Server) serveREST(w http.ResponseWriter, r *http.Request, c *call) {
-	s.boundIO(w, c)
-	ctx, cancel := context.WithDeadline(context.WithValue(r.Context(), callKey{}, c), s.deadline(c))
+	ctx, cancel := context.WithDeadline(r.Context(), s.deadline(c))
 	defer cancel()
 	r = r.WithContext(ctx)
 	// RFC 9110, Section 14.2: "A server MAY ignore the Range header field." No
@@ -51,7 +50,7 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request, c *call) {
 	// make an answer of a hundred times the request and of the document.
 	r.Header.Del("Range")
 
-	rt, found := s.find(path.Clean("/"+r.URL.Path), c)
+	rt, found := s.find(cleaned(r.URL.Path), c)
 	c.quiet, c.api = rt.quiet, rt.api
 	var err error
 	switch {
@@ -67,6 +66,14 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request, c *call) {
 	if err != nil {
 		c.refuseREST(w, err)
 	}
+}
+
+// cleaned is a path without doubled slashes, dots and a slash at its end.
+func cleaned(p string) string {
+	if !strings.HasPrefix(p, "/") {
+		p = "/" + p
+	}
+	return path.Clean(p) // which returns what is clean as it is
 }
 
 // find returns the route of a path: one of ours, of a mount, or one of ours below

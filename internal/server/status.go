@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -243,37 +244,48 @@ func (a answer) setRetryAfter(w http.ResponseWriter) {
 // it out. Nothing else in this package logs what became of a request.
 func (s *Server) log(c *call, outcome string, took time.Duration) {
 	level := slog.LevelInfo
-	attrs := []slog.Attr{
-		slog.String("id", c.id),
-		slog.String("route", c.route),
-		slog.String("method", c.method),
-		slog.String("outcome", outcome),
-		slog.Duration("took", took),
-		slog.Any("source", c.source),
-	}
-	if c.identity.IssuerName != "" {
-		attrs = append(attrs, slog.Any("identity", c.identity))
-	}
 	switch {
 	case c.refusal != nil:
 		level = levelOf(c.refusal)
-		attrs = append(attrs, slog.String("reason", string(c.refusal.Reason)), slog.String("err", causeOf(c.refusal)))
 	case c.quiet:
 		level = slog.LevelDebug
 	}
 	if !s.cfg.Logger.Enabled(context.Background(), level) {
 		return
 	}
+	var left int64
 	if c.identity.IssuerName == "" && level < slog.LevelError {
-		left, ok := s.anonymous.take(s.cfg.Clock())
-		if !ok {
-			return
-		}
-		if left > 0 {
-			attrs = append(attrs, slog.Int64("left_out", left))
+		var ok bool
+		if left, ok = s.anonymous.take(s.cfg.Clock()); !ok {
+			return // before anything was made of it
 		}
 	}
+	attrs := append(make([]slog.Attr, 0, 10),
+		slog.String("id", c.id),
+		slog.String("route", c.route),
+		slog.String("method", c.method),
+		slog.String("outcome", outcome),
+		slog.Duration("took", took),
+		slog.String("source", addressText(c.source)),
+	)
+	if c.identity.IssuerName != "" {
+		attrs = append(attrs, slog.Attr{Key: "identity", Value: c.identity.LogValue()})
+	}
+	if c.refusal != nil {
+		attrs = append(attrs, slog.String("reason", string(c.refusal.Reason)), slog.String("err", causeOf(c.refusal)))
+	}
+	if left > 0 {
+		attrs = append(attrs, slog.Int64("left_out", left))
+	}
 	s.cfg.Logger.LogAttrs(context.Background(), level, "request", attrs...)
+}
+
+// addressText is empty for who has no address.
+func addressText(addr netip.Addr) string {
+	if !addr.IsValid() {
+		return ""
+	}
+	return addr.String()
 }
 
 // maxCause bounds the text of an error in the log: some quote what the client
