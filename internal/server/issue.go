@@ -32,12 +32,6 @@ func (s *Server) issue(ctx context.Context, c *call, in input) (cert ca.Certific
 			s.cfg.CountRefusal(refusalOf(err).Reason)
 		}
 	}()
-	select {
-	case s.inFlight <- struct{}{}:
-		defer func() { <-s.inFlight }()
-	default:
-		return ca.Certificate{}, ca.Refuse(ca.KindUnavailable, ca.ReasonOverloaded, "%d issuances in flight", cap(s.inFlight))
-	}
 	if n := max(len(in.csr), len(in.publicKey), len(in.proof)); n > maxKey {
 		return ca.Certificate{}, ca.Refuse(ca.KindInvalid, ca.ReasonRequestTooLarge, "key, proof or signing request of %d bytes, limit %d", n, maxKey)
 	}
@@ -55,6 +49,16 @@ func (s *Server) issue(ctx context.Context, c *call, in input) (cert ca.Certific
 	// of whatever becomes of it.
 	r := ca.Request{Identity: id, Time: now, ID: c.id, Source: c.source, API: c.api, ConfigDigest: c.snapshot.ConfigDigest}
 	reached = true
+	// A place is for who has a token. Those that junk could take, while it waits
+	// for a turn of the processor or for keys that do not exist, would be missing
+	// to honest callers.
+	select {
+	case s.inFlight <- struct{}{}:
+		defer func() { <-s.inFlight }()
+	default:
+		err := ca.Refuse(ca.KindUnavailable, ca.ReasonOverloaded, "%d issuances in flight", cap(s.inFlight))
+		return ca.Certificate{}, c.snapshot.Refuse(ctx, r, err)
+	}
 	if r.Key, err = s.admit(ctx, in, r); err != nil {
 		return ca.Certificate{}, c.snapshot.Refuse(ctx, r, refusalOf(err))
 	}

@@ -93,8 +93,8 @@ func addressKey(addr netip.Addr) netip.Prefix {
 	return key
 }
 
-// The lines about requests of unverified identity, which anybody can cause: so
-// many per second and at once. A flood would otherwise fill the disk that the
+// The lines about requests of unverified identity, which anybody can cause, and of
+// those beyond the in-flight limit: so many per second and at once. A flood would otherwise fill the disk that the
 // journal needs, and tell nothing that metrics do not count.
 const (
 	anonymousLines = 50

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
@@ -123,34 +125,57 @@ func TestFloodOfJunkIsBounded(t *testing.T) {
 	}
 }
 
-// Beyond the limit in flight a request is turned away before its token is
-// looked at.
-func TestOverloadIsShedBeforeCryptography(t *testing.T) {
-	s := start(t, options{config: func(c *Config) { c.Limits.InFlight = 1 }})
-	client, body := s.client(t, false), s.body(t)
-	first := make(chan int, 1)
+// later sends a request from a goroutine and returns a channel with its status.
+func (s *stack) later(t *testing.T, token string) <-chan int {
+	t.Helper()
+	client, body, code := s.client(t, false), s.body(t), make(chan int, 1)
 	go func() {
 		req, err := http.NewRequest(http.MethodPost, "https://"+s.address+"/api/v2/signingCert", strings.NewReader(body))
 		if err != nil {
-			first <- 0
+			code <- 0
 			return
 		}
-		req.Header.Set("Authorization", "Bearer hold")
+		req.Header.Set("Authorization", "Bearer "+token)
 		resp, err := client.Do(req)
 		if err != nil {
-			first <- 0
+			code <- 0
 			return
 		}
 		_, _ = io.Copy(io.Discard, resp.Body)
 		_ = resp.Body.Close()
-		first <- resp.StatusCode
+		code <- resp.StatusCode
 	}()
+	return code
+}
+
+// Beyond the limit in flight a request is turned away before its proof and policy
+// are looked at, without being charged to its identity, and without a line in the
+// log for each.
+func TestOverloadIsShedBeforeTheProof(t *testing.T) {
+	s := start(t, options{config: func(c *Config) { c.Limits.InFlight = 1 }})
+	first := s.later(t, "hold")
 	<-s.entered
-	// If Verify saw this token it would be refused as something else.
-	for door, got := range map[string]reply{"rest": s.refusedREST(t, "/api/v2/signingCert", "verify:policy"), "grpc": s.refusedGRPC(t, "verify:policy")} {
+	// Anything that looked at this key and token would refuse them as something else.
+	weak := `{"publicKeyRequest":{"publicKey":{"content":"no key"},"proofOfPossession":""}}`
+	if resp, got := s.post(t, "/api/v2/signingCert", "alice", weak); resp.StatusCode != 503 || !strings.Contains(string(got), `"overloaded"`) {
+		t.Errorf("bad key beyond the limit: got %d %s, want 503 overloaded", resp.StatusCode, got)
+	}
+	for door, got := range map[string]reply{"rest": s.refusedREST(t, "/api/v2/signingCert", "issue:policy"), "grpc": s.refusedGRPC(t, "issue:policy")} {
 		if got.reason != "overloaded" || got.retry == "" || got.code != 14 {
 			t.Errorf("second issuance over %s: got %+v, want overloaded", door, got)
 		}
+	}
+	if got := s.identities.buckets.Len(); got != 1 {
+		t.Errorf("identities charged: got %d, want the one that got in", got)
+	}
+	s.anonymous.limiter.SetBurst(0)
+	before := strings.Count(s.log.String(), "overloaded")
+	s.refusedREST(t, "/api/v2/signingCert", "bob")
+	if got := strings.Count(s.log.String(), "overloaded"); got != before || before == 0 {
+		t.Errorf("lines about overload: got %d, want the %d from before the log was full", got, before)
+	}
+	if got := s.taken(); len(got) != 0 {
+		t.Errorf("counted as of unknown identity: got %v, want none", got)
 	}
 	if resp, _ := s.get(t, "/api/v2/trustBundle"); resp.StatusCode != http.StatusOK {
 		t.Errorf("trust bundle under load: got %d, want 200", resp.StatusCode)
@@ -161,6 +186,46 @@ func TestOverloadIsShedBeforeCryptography(t *testing.T) {
 	}
 	if resp, got := s.post(t, "/api/v2/signingCert", "alice", s.body(t)); resp.StatusCode != http.StatusOK {
 		t.Errorf("issuance afterwards: got %d %s, want 200", resp.StatusCode, got)
+	}
+}
+
+// Junk cannot take the places of honest callers, however slow its bodies come and
+// however long its tokens wait for keys.
+func TestJunkTakesNoPlaces(t *testing.T) {
+	waiting, answered := make(chan struct{}), make(chan struct{})
+	s := start(t, options{config: func(c *Config) {
+		c.Limits.InFlight = 1
+		snapshot := *c.Snapshot()
+		verify := snapshot.Verify
+		snapshot.Verify = func(ctx context.Context, token string) (ca.Identity, error) {
+			if token == "of-unknown-key" {
+				waiting <- struct{}{}
+				<-answered
+				return ca.Identity{}, fakeRefusal(string(ca.ReasonKeyUnknown))
+			}
+			return verify(ctx, token)
+		}
+		c.Snapshot = func() *Snapshot { return &snapshot }
+	}})
+	slow, err := tls.Dial("tcp", s.address, &tls.Config{RootCAs: s.roots, NextProtos: []string{"http/1.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	if _, err := io.WriteString(slow, "POST /api/v2/signingCert HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := slow.Read(make([]byte, 1)); err != nil { // 100 Continue: the body is being read
+		t.Fatal(err)
+	}
+	junk := s.later(t, "of-unknown-key")
+	<-waiting
+	if resp, got := s.post(t, "/api/v2/signingCert", "alice", s.body(t)); resp.StatusCode != http.StatusOK {
+		t.Errorf("issuance beside a slow body and a token that waits: got %d %s, want 200", resp.StatusCode, got)
+	}
+	close(answered)
+	if got := <-junk; got != http.StatusBadRequest {
+		t.Errorf("junk: got %d, want 400", got)
 	}
 }
 

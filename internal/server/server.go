@@ -85,7 +85,8 @@ type Limits struct {
 	// which is the least that one customer is given.
 	PerAddress Rate
 	// InFlight is how many issuances run at once; further ones are turned away
-	// before any cryptography. It defaults to 256.
+	// once their token is verified, which waits for nothing but the processor.
+	// It defaults to 256.
 	InFlight int
 	// TokenBytes is the longest token accepted, 16 KiB by default and at most
 	// 64 KiB.

@@ -254,7 +254,9 @@ func (s *Server) log(c *call, outcome string, took time.Duration) {
 		return
 	}
 	var left int64
-	if c.identity.IssuerName == "" && level < slog.LevelError {
+	anonymous := c.identity.IssuerName == ""
+	crowded := c.refusal != nil && c.refusal.Reason == ca.ReasonOverloaded
+	if (anonymous || crowded) && level < slog.LevelError {
 		var ok bool
 		if left, ok = s.anonymous.take(s.cfg.Clock()); !ok {
 			return // before anything was made of it
