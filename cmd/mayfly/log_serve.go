@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/cmd/internal/stack"
-	"github.com/mayfly-ca/mayfly/config"
 )
 
 func logServeCommand() *cobra.Command {
@@ -35,22 +32,15 @@ configuration is wrong.`,
   mayfly log serve --config log.yaml`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := config.Load(path, cmd.Flags())
+			f, o, err := serviceOptions(cmd, path)
 			if err != nil {
 				return err
 			}
-			level := new(slog.LevelVar)
-			setLevel(level, f.Logging)
-			logger := newLogger(f.Logging, level, cmd.ErrOrStderr())
-			l, err := stack.OpenLogServer(cmd.Context(), f, stack.Options{
-				Version: versionText(), Logger: logger,
-				Load: func() (*config.File, error) { return config.Load(path, cmd.Flags()) },
-			})
+			l, err := stack.OpenLogServer(cmd.Context(), f, o)
 			if err != nil {
 				return err
 			}
-			logger.Info("mayfly log starts", "version", versionText(), "config", f.Path,
-				"config_digest", fmt.Sprintf("%x", f.Digest), "pid", os.Getpid())
+			o.Logger.LogAttrs(cmd.Context(), slog.LevelInfo, "mayfly log starts", startFacts(f)...)
 			defer onHangup(func(ctx context.Context) { _ = l.Reload(ctx) })() // it has told why not
 			return l.Run(cmd.Context())
 		},

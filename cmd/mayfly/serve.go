@@ -37,29 +37,45 @@ configuration is wrong.`,
   mayfly serve --config mayfly.yaml --listen-address 127.0.0.1:8443`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := config.Load(path, cmd.Flags())
+			f, o, err := serviceOptions(cmd, path)
 			if err != nil {
 				return err
 			}
-			level := new(slog.LevelVar)
-			setLevel(level, f.Logging)
-			logger := newLogger(f.Logging, level, cmd.ErrOrStderr())
-			s, err := stack.Open(cmd.Context(), f, stack.Options{
-				Version: versionText(), Logger: logger,
-				Load:     func() (*config.File, error) { return config.Load(path, cmd.Flags()) },
-				Reloaded: func(f *config.File) { setLevel(level, f.Logging) },
-			})
+			s, err := stack.Open(cmd.Context(), f, o)
 			if err != nil {
 				return err
 			}
-			logger.Info("mayfly starts", "version", versionText(), "config", f.Path,
-				"config_digest", fmt.Sprintf("%x", f.Digest), "pid", os.Getpid())
+			o.Logger.LogAttrs(cmd.Context(), slog.LevelInfo, "mayfly starts", startFacts(f)...)
 			defer reloadOnHangup(s)()
 			return s.Run(cmd.Context())
 		},
 	}
 	addServiceFlags(cmd, &path)
 	return cmd
+}
+
+// serviceOptions loads the configuration of a service and makes of it, and of the
+// flags, what a service is opened with.
+func serviceOptions(cmd *cobra.Command, path string) (*config.File, stack.Options, error) {
+	load := func() (*config.File, error) { return config.Load(path, cmd.Flags()) }
+	f, err := load()
+	if err != nil {
+		return nil, stack.Options{}, err
+	}
+	level := new(slog.LevelVar)
+	setLevel(level, f.Logging)
+	return f, stack.Options{
+		Version: versionText(), Logger: newLogger(f.Logging, level, cmd.ErrOrStderr()), Load: load,
+		Reloaded: func(f *config.File) { setLevel(level, f.Logging) },
+	}, nil
+}
+
+// startFacts is what a service says of itself when it starts.
+func startFacts(f *config.File) []slog.Attr {
+	return []slog.Attr{
+		slog.String("version", versionText()), slog.String("config", f.Path),
+		slog.String("config_digest", fmt.Sprintf("%x", f.Digest)), slog.Int("pid", os.Getpid()),
+	}
 }
 
 // addServiceFlags adds --config and the settings that flags may override.
