@@ -16,12 +16,15 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/cmd/internal/memory"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly-dev/provider"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	release := memory.Relax()
 	err := root().ExecuteContext(ctx)
+	release()
 	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "mayfly-dev: %v\n", err)

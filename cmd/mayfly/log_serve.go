@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/cmd/internal/memory"
 	"github.com/mayfly-ca/mayfly/cmd/internal/stack"
 )
 
@@ -40,6 +41,7 @@ configuration is wrong.`,
 			if err != nil {
 				return err
 			}
+			defer memory.Relax()()
 			o.Logger.LogAttrs(cmd.Context(), slog.LevelInfo, "mayfly log starts", startFacts(f)...)
 			defer onHangup(func(ctx context.Context) { _ = l.Reload(ctx) })() // it has told why not
 			return l.Run(cmd.Context())

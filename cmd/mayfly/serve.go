@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/cmd/internal/memory"
 	"github.com/mayfly-ca/mayfly/cmd/internal/stack"
 	"github.com/mayfly-ca/mayfly/config"
 )
@@ -45,6 +46,7 @@ configuration is wrong.`,
 			if err != nil {
 				return err
 			}
+			defer memory.Relax()()
 			o.Logger.LogAttrs(cmd.Context(), slog.LevelInfo, "mayfly starts", startFacts(f)...)
 			defer reloadOnHangup(s)()
 			return s.Run(cmd.Context())
