@@ -1,0 +1,4 @@
+package load
+
+// PreciseSleep is the default of Open.Sleep.
+var PreciseSleep = preciseSleep

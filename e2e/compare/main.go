@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/e2e/compare/internal/load"
+	"github.com/mayfly-ca/mayfly/e2e/compare/internal/report"
+	"github.com/mayfly-ca/mayfly/e2e/compare/internal/site"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "compare:", err)
+		os.Exit(1) //nolint:forbidigo // only main exits, and this is it
+	}
+}
+
+// options are the command line.
+type options struct {
+	mayfly, fulcio, rows, write, json string
+	round, soak                       time.Duration
+	rounds                            int
+	quick                             bool
+	command                           string
+}
+
+func parse(args []string, stderr io.Writer) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&o.mayfly, "mayfly", "bin/mayfly", "the `program` mayfly")
+	flags.StringVar(&o.fulcio, "fulcio", "", "the `program` fulcio; empty measures Mayfly alone")
+	flags.StringVar(&o.rows, "rows", "", "a `regexp` that picks rows by name, \"flood\" among them; empty for all")
+	flags.DurationVar(&o.round, "round", 8*time.Second, "how long one measurement lasts")
+	flags.IntVar(&o.rounds, "rounds", 2, "how many measurements there are of each kind")
+	flags.StringVar(&o.write, "write", "", "put the tables into this `document`, between its markers")
+	flags.StringVar(&o.json, "json", "", "write the results to this `file`")
+	flags.DurationVar(&o.soak, "soak", 0, "instead, keep Mayfly busy for so long, and fail if it grows")
+	flags.BoolVar(&o.quick, "quick", false, "instead, two seconds of one row without Fulcio, as a smoke test")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if flags.NArg() > 0 || o.round < 100*time.Millisecond || o.rounds < 1 || o.soak < 0 {
+		return o, errors.New("see compare -help")
+	}
+	if o.quick {
+		o.fulcio, o.rows, o.round, o.rounds = "", "^usual$", 2*time.Second, 1
+	}
+	var told []string
+	flags.Visit(func(f *flag.Flag) {
+		if !slices.Contains([]string{"mayfly", "fulcio", "write", "json"}, f.Name) {
+			told = append(told, fmt.Sprintf("-%s=%s", f.Name, f.Value))
+		}
+	})
+	o.command = "make bench-compare"
+	if len(told) > 0 {
+		o.command += fmt.Sprintf(" COMPARE='%s'", strings.Join(told, " "))
+	}
+	return o, nil
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
+	if len(args) == 2 && args[0] == site.BackendCommand {
+		return site.Backend(ctx, args[1])
+	}
+	o, err := parse(args, stderr)
+	if err != nil {
+		return err
+	}
+	pick, err := regexp.Compile(o.rows)
+	if err != nil {
+		return fmt.Errorf("reading -rows: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "mayfly-compare-")
+	if err != nil {
+		return fmt.Errorf("making a directory: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	c, err := newComparison(ctx, dir, o, stderr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if o.soak > 0 {
+		return c.reportSoak(ctx, o, stdout)
+	}
+	r := report.Report{Command: o.command, Versions: versions(ctx, c.Mayfly, c.Fulcio), Round: o.round, Rounds: o.rounds}
+	for _, row := range rows() {
+		if !pick.MatchString(row.name) {
+			continue
+		}
+		measured, err := c.measure(ctx, row)
+		if err != nil {
+			return fmt.Errorf("%s: %w", row.name, err)
+		}
+		r.Rows = append(r.Rows, measured)
+	}
+	if pick.MatchString("flood") {
+		if r.Floods, err = c.flood(ctx); err != nil {
+			return fmt.Errorf("flood: %w", err)
+		}
+	}
+	return publish(r, o, stdout)
+}
+
+// newComparison opens the site. Paths are made absolute: programs run in
+// directories of their own.
+func newComparison(ctx context.Context, dir string, o options, progress io.Writer) (*comparison, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding this program: %w", err)
+	}
+	for _, path := range []*string{&o.mayfly, &o.fulcio} {
+		if *path == "" {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return nil, fmt.Errorf("finding a program: %w", err)
+		}
+		if _, err := os.Stat(*path); err != nil {
+			return nil, fmt.Errorf("finding a program: %w", err)
+		}
+	}
+	s, err := site.Open(ctx, dir, self)
+	if err != nil {
+		return nil, err
+	}
+	s.Mayfly, s.Fulcio = o.mayfly, o.fulcio
+	return &comparison{
+		Site: s, round: o.round, rounds: o.rounds, out: progress,
+		cas: make(map[string]site.CA), keys: make(map[load.Kind][]crypto.Signer),
+	}, nil
+}
+
+// publish writes the results to where they are wanted. Requests to Mayfly that
+// failed are an error, after that.
+func publish(r report.Report, o options, stdout io.Writer) error {
+	if err := writeJSON(o.json, r); err != nil {
+		return err
+	}
+	text := r.Markdown()
+	fmt.Fprint(stdout, text)
+	if o.write != "" {
+		if err := report.WriteInto(o.write, text); err != nil {
+			return err
+		}
+	}
+	if r.Failed(mayfly) {
+		return errors.New("requests to Mayfly failed")
+	}
+	return nil
+}
+
+func (c *comparison) reportSoak(ctx context.Context, o options, stdout io.Writer) error {
+	s, err := c.soak(ctx, o.soak)
+	if err != nil {
+		return fmt.Errorf("soak: %w", err)
+	}
+	if err := writeJSON(o.json, s); err != nil {
+		return err
+	}
+	fmt.Fprint(stdout, s.Markdown())
+	grew, err := s.Growth()
+	if err != nil {
+		return err
+	}
+	if len(grew) > 0 {
+		return fmt.Errorf("from the first third to the last there grew %s", strings.Join(grew, ", "))
+	}
+	return nil
+}
+
+func writeJSON(path string, v any) error {
+	if path == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encoding the results: %w", err)
+	}
+	if err := os.WriteFile(path, append(text, '\n'), 0o644); err != nil { //nolint:gosec // results for everybody
+		return fmt.Errorf("writing the results: %w", err)
+	}
+	return nil
+}
