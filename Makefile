@@ -10,14 +10,17 @@ MAKEFLAGS += --no-builtin-rules
 GO ?= go
 BIN := $(CURDIR)/bin
 TOOLS := $(BIN)/tools
+FULCIO = e2e/.cache/bin/fulcio-$(FULCIO_VERSION)
 
 GOLANGCI_LINT_VERSION := v2.15.0
 BUF_VERSION := v1.70.0
 PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
+FULCIO_VERSION := v1.8.8
 
 FUZZTIME ?= 5s
 BENCH ?= .
+COMPARE ?=
 TESTFLAGS ?=
 # Of a release; empty means what git describe says.
 VERSION ?=
@@ -95,6 +98,13 @@ bench: test-prerequisites ## what one issuance costs, as a table; BENCH=regexp p
 bench-guard: test-prerequisites ## allocations and ratios to the arithmetic against .ci/bench-guard.txt
 	@.ci/bench-guard
 
+# COMPARE='-rows=flood -write=' looks at one row and leaves the document alone;
+# e2e/.cache/bin/compare -help has all flags.
+.PHONY: bench-compare
+bench-compare: build $(FULCIO) ## beside Fulcio, into docs/PERFORMANCE.md; 25 minutes of a quiet machine
+	cd e2e && $(GO) build -o .cache/bin/compare ./compare
+	e2e/.cache/bin/compare -mayfly $(BIN)/mayfly -fulcio $(FULCIO) -write docs/PERFORMANCE.md -json $(BIN)/compare.json $(COMPARE)
+
 .PHONY: dist
 dist: test-prerequisites ## the release binary with PKCS#11, tried with SoftHSM, in dist/
 	@VERSION=$(VERSION) .ci/dist $(CURDIR)/dist
@@ -132,6 +142,9 @@ $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION):
 
 $(TOOLS)/buf-$(BUF_VERSION):
 	@.ci/install-tool $@ github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
+
+$(FULCIO):
+	@.ci/install-tool $@ github.com/sigstore/fulcio@$(FULCIO_VERSION)
 
 # buf finds the plugins by their plain names on PATH.
 .PHONY: proto-tools
