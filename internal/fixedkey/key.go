@@ -49,7 +49,7 @@ var p256 = &curve[nistec.P256Point, *nistec.P256Point]{
 
 // p384 has a table for the generator too: the windows of nistec's have four bits,
 // and it reads all of a window to hide which entry it needs, as one who signs
-// must. Entries are on the heap, four objects each, and the garbage collector
+// must. Entries are on the heap, three objects each, and the garbage collector
 // marks them: hence the narrower window.
 var p384 = sync.OnceValue(func() *curve[nistec.P384Point, *nistec.P384Point] {
 	c := &curve[nistec.P384Point, *nistec.P384Point]{
