@@ -2,8 +2,6 @@ package ca
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -354,25 +352,15 @@ func (a *Authority) sign(ctx context.Context, d *draft, encoded tbs, logTBS []by
 // certificates, and a fault in an RSA signature gives the key away.
 func (a *Authority) signTBS(ctx context.Context, stage string, c *Chain, tbsDER []byte) ([]byte, error) {
 	defer a.metrics.stage(stage)()
-	digest := digest(c.hash, tbsDER)
-	signature, err := c.signer.Sign(ctx, digest, c.hash)
+	sum := digest(c.hash, tbsDER)
+	signature, err := c.signer.Sign(ctx, sum, c.hash)
 	if err != nil {
 		return nil, unavailable(ctx, ReasonSignerFailed, "signing the "+stage+" certificate", err)
 	}
-	if !verify(c, digest, signature) {
+	if !c.verifier()(sum, signature) {
 		return nil, Refuse(KindUnavailable, ReasonSignerFailed, "the key of chain %q made a signature that does not verify", c.name)
 	}
 	return certificate(tbsDER, c.signatureAlgorithm, signature), nil
-}
-
-func verify(c *Chain, digest, signature []byte) bool {
-	switch pub := c.issuing().PublicKey.(type) {
-	case *ecdsa.PublicKey:
-		return ecdsa.VerifyASN1(pub, digest, signature)
-	case *rsa.PublicKey:
-		return rsa.VerifyPKCS1v15(pub, c.hash, digest, signature) == nil
-	}
-	return false
 }
 
 // unavailable classifies the error of a stage: a refusal keeps its reason, an

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -77,6 +78,8 @@ type Chain struct {
 	hash                crypto.Hash
 	algorithm           x509.SignatureAlgorithm
 	signatureAlgorithm  []byte // DER of algorithm
+	// verifier returns what checks the signatures of signer.
+	verifier func() func(digest, signature []byte) bool
 	// twin makes rehearsals and, when constrained, judges every name. Paths
 	// that never sign have none.
 	twin        *twin
@@ -177,6 +180,7 @@ func (c *Chain) complete() error {
 	if c.hash, c.algorithm, err = scheme(c.issuing().PublicKey); err != nil {
 		return err
 	}
+	c.verifier = sync.OnceValue(c.newVerifier)
 	c.signatureAlgorithm, err = algorithmIdentifier(c.algorithm)
 	return err
 }
