@@ -33,6 +33,10 @@ const (
 //	    CtExtensions extensions;
 //	};
 func (s Submission) SCTInput(sct SCT) ([]byte, error) {
+	return s.appendSCTInput(make([]byte, 0, sctInputHead+len(s.TBS)+2+len(sct.Extensions)), sct)
+}
+
+func (s Submission) appendSCTInput(b []byte, sct SCT) ([]byte, error) {
 	ms, err := milliseconds(sct.Timestamp)
 	if err != nil {
 		return nil, fmt.Errorf("encoding what an SCT signs: %w", err)
@@ -40,7 +44,6 @@ func (s Submission) SCTInput(sct SCT) ([]byte, error) {
 	if len(s.TBS) == 0 || len(s.TBS) > maxTBS || len(sct.Extensions) > maxExtensions {
 		return nil, errors.New("encoding what an SCT signs: the TBS or the extensions have no length that can be written")
 	}
-	b := make([]byte, 0, sctInputHead+len(s.TBS)+2+len(sct.Extensions))
 	b = append(b, 0, 0)
 	b = binary.BigEndian.AppendUint64(b, ms)
 	b = binary.BigEndian.AppendUint16(b, 1)

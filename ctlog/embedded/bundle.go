@@ -6,7 +6,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -20,9 +19,12 @@ type leaf struct {
 }
 
 // parseBundle reads a data tile of a static-ct-api log.
-func parseBundle(raw []byte) ([]leaf, error) { return parseLeaves(raw, layout.EntryBundleWidth) }
+func parseBundle(raw []byte) ([]leaf, error) {
+	return parseLeaves(raw, layout.EntryBundleWidth, layout.EntryBundleWidth)
+}
 
-// parseLeaves reads at most limit of what a data tile holds.
+// parseLeaves reads at most limit of what a data tile holds, and has room for as
+// many as are expected.
 //
 //	struct {
 //	    TimestampedEntry timestamped_entry;
@@ -32,8 +34,8 @@ func parseBundle(raw []byte) ([]leaf, error) { return parseLeaves(raw, layout.En
 //	    };
 //	    Fingerprint certificate_chain<0..2^16-1>;
 //	} TileLeaf;
-func parseLeaves(raw []byte, limit int) ([]leaf, error) {
-	var leaves []leaf
+func parseLeaves(raw []byte, limit, expected int) ([]leaf, error) {
+	leaves := make([]leaf, 0, expected)
 	in := cryptobyte.String(raw)
 	for !in.Empty() {
 		if len(leaves) == limit {
@@ -96,27 +98,16 @@ func parseLeaf(in *cryptobyte.String) (leaf, error) {
 		return leaf{}, err
 	}
 	// MerkleTreeLeaf: version v1, leaf type timestamped_entry, the entry.
-	hash := rfc6962.DefaultHasher.HashLeaf(append([]byte{0, 0}, signed...))
+	// RFC 6962, Section 2.1: the hash of a leaf is "SHA-256(0x00 || d(0))".
+	hash := hashBehind("\x00\x00\x00", signed)
 	return leaf{
-		index: index, time: time.UnixMilli(int64(ms)).UTC(), hash: [32]byte(hash),
+		index: index, time: time.UnixMilli(int64(ms)).UTC(), hash: hash,
 		data: start[:len(start)-len(*in)],
 	}, nil
 }
 
 // maxEntries is what 40 bits of leaf_index can count.
 const maxEntries = 1 << 40
-
-// leafIndexExtension encodes the only extension of a static-ct-api SCT.
-//
-//	extension_type leaf_index(0), opaque extension_data<0..2^16-1> with a uint40
-func leafIndexExtension(index uint64) []byte {
-	var b cryptobyte.Builder
-	b.AddUint8(0)
-	b.AddUint16(5)
-	b.AddUint8(uint8(index >> 32))
-	b.AddUint32(uint32(index))
-	return b.BytesOrPanic()
-}
 
 func parseLeafIndex(extensions cryptobyte.String) (uint64, error) {
 	var kind, high uint8

@@ -59,11 +59,13 @@ func treeHead(ms, size uint64, root [32]byte) [32]byte {
 type verifier struct {
 	origin string
 	hash   uint32
-	key    *ecdsa.PublicKey
+	verify func(digest, signature []byte) bool // of the log's key, in ASN.1 DER
 }
 
 func newVerifier(origin string, logID [32]byte, key *ecdsa.PublicKey) *verifier {
-	return &verifier{origin: origin, hash: noteKeyHash(origin, logID), key: key}
+	return &verifier{origin: origin, hash: noteKeyHash(origin, logID), verify: func(digest, signature []byte) bool {
+		return ecdsa.VerifyASN1(key, digest, signature)
+	}}
 }
 
 func (v *verifier) Name() string    { return v.origin }
@@ -89,7 +91,7 @@ func (v *verifier) verifyDigest(digest [32]byte, signed []byte) bool {
 	var algorithm uint16
 	var signature cryptobyte.String
 	return in.ReadUint16(&algorithm) && algorithm == 0x0403 &&
-		in.ReadUint16LengthPrefixed(&signature) && in.Empty() && ecdsa.VerifyASN1(v.key, digest[:], signature)
+		in.ReadUint16LengthPrefixed(&signature) && in.Empty() && v.verify(digest[:], signature)
 }
 
 // sign makes the signed note of a checkpoint, and reads it back.

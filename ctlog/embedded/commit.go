@@ -95,7 +95,7 @@ func (l *Log) commit(group []*pending) bool {
 	l.next += uint64(g.Count)
 	l.sequenced.Store(l.next)
 	for i, p := range group {
-		p.result <- outcome{index: g.First + uint64(i), time: g.Time}
+		p.result <- outcome{index: g.First + uint64(i), time: g.Time, signed: p.signed}
 	}
 	l.metrics.batch(g.Count, time.Since(start))
 	return true
@@ -106,9 +106,11 @@ func (l *Log) prepare(group []*pending) (sequence.Group, error) {
 	if l.next+uint64(len(group)) > maxEntries {
 		return sequence.Group{}, fmt.Errorf("%w: the log is full", ctlog.ErrUnavailable)
 	}
+	size := 0
 	for _, p := range group {
-		for i, der := range p.issuers {
-			if err := l.issuers.store(der, p.entry.FingerprintsChain[i]); err != nil {
+		size += p.size
+		for i, der := range p.entry.Issuers {
+			if err := l.issuers.store(der, p.chain[i]); err != nil {
 				return sequence.Group{}, fmt.Errorf("%w: %w", ctlog.ErrUnavailable, err)
 			}
 		}
@@ -117,10 +119,13 @@ func (l *Log) prepare(group []*pending) (sequence.Group, error) {
 	if err != nil {
 		return sequence.Group{}, fmt.Errorf("%w: %w", ctlog.ErrUnavailable, err)
 	}
-	g := sequence.Group{First: l.next, Count: len(group), Time: at}
+	g := sequence.Group{First: l.next, Count: len(group), Time: at, Payload: make([]byte, 0, size)}
+	ms := uint64(at.UnixMilli())
 	for i, p := range group {
-		p.entry.Timestamp = uint64(at.UnixMilli())
-		g.Payload = append(g.Payload, p.entry.LeafData(l.next+uint64(i))...)
+		var end int
+		start := len(g.Payload)
+		g.Payload, end = p.entry.appendLeaf(g.Payload, p.chain, ms, l.next+uint64(i))
+		p.signed = g.Payload[start:end:end] // nobody writes to a payload any more
 	}
 	return g, nil
 }

@@ -1,6 +1,8 @@
 package embedded
 
 import (
+	"crypto/sha256"
+
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
 
@@ -14,6 +16,7 @@ type edge struct {
 	size   uint64
 	levels [edgeLevels][][32]byte // fewer than 256 hashes each
 	bundle []byte
+	room   int // the size of the last bundle that was full: the next will be like it
 }
 
 // Six levels hold 2^48 entries, more than leaf_index can count.
@@ -27,13 +30,19 @@ type file struct {
 
 // append adds a leaf and returns the tiles and the bundle that are now full.
 func (e *edge) append(data []byte, hash [32]byte) (full []file) {
+	if e.bundle == nil {
+		e.bundle = make([]byte, 0, e.room+e.room/16)
+	}
 	e.bundle = append(e.bundle, data...)
 	e.size++
 	if e.size%layout.EntryBundleWidth == 0 {
 		full = append(full, file{bundlePath(e.size/layout.EntryBundleWidth-1, 0), e.bundle})
-		e.bundle = nil
+		e.room, e.bundle = len(e.bundle), nil
 	}
 	for level := range e.levels {
+		if e.levels[level] == nil {
+			e.levels[level] = make([][32]byte, 0, layout.TileWidth)
+		}
 		e.levels[level] = append(e.levels[level], hash)
 		if len(e.levels[level]) < layout.TileWidth {
 			break
@@ -102,7 +111,12 @@ func subtree(hashes [][32]byte) [32]byte {
 }
 
 func hashChildren(left, right [32]byte) [32]byte {
-	return [32]byte(rfc6962.DefaultHasher.HashChildren(left[:], right[:]))
+	// RFC 6962, Section 2.1: "SHA-256(0x01 || MTH(D[0:k]) || MTH(D[k:n]))".
+	var b [1 + 2*sha256.Size]byte
+	b[0] = 1
+	copy(b[1:], left[:])
+	copy(b[1+sha256.Size:], right[:])
+	return sha256.Sum256(b[:])
 }
 
 func marshalTile(hashes [][32]byte) []byte {

@@ -5,8 +5,9 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
-
-	"golang.org/x/crypto/cryptobyte"
+	"encoding/binary"
+	"fmt"
+	"math"
 )
 
 // Signer is the log's private key where it is not a file in the log's directory.
@@ -31,9 +32,11 @@ func digitallySign(ctx context.Context, key Signer, digest [32]byte) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	var b cryptobyte.Builder
-	b.AddUint8(4) // sha256
-	b.AddUint8(3) // ecdsa
-	b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(signature) })
-	return b.Bytes()
+	if len(signature) > math.MaxUint16 {
+		return nil, fmt.Errorf("the key made a signature of %d bytes", len(signature))
+	}
+	b := make([]byte, 0, 1+1+2+len(signature))
+	b = append(b, 4, 3) // sha256, ecdsa
+	b = binary.BigEndian.AppendUint16(b, uint16(len(signature)))
+	return append(b, signature...), nil
 }

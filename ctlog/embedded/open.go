@@ -16,6 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/disk"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/internal/sequence"
+	"github.com/mayfly-ca/mayfly/internal/fixedkey"
 )
 
 // Open opens the log in c.Dir and proves it against what it has signed before. It
@@ -93,6 +94,12 @@ func (l *Log) identify() error {
 		return errors.New("the log's key is not ECDSA")
 	}
 	l.verifier = newVerifier(l.instance.Origin, l.public.ID(), public)
+	// Each SCT is verified before it leaves, so the key's multiples pay here.
+	fixed, err := fixedkey.New(public)
+	if err != nil {
+		return fmt.Errorf("preparing the log's key: %w", err)
+	}
+	l.verifier.verify, l.public = fixed.Verify, l.public.VerifiedBy(fixed.Verify)
 	return nil
 }
 

@@ -104,7 +104,7 @@ func (p *publisher) add(l leaf) error {
 
 // readGroup parses a group of the sequence file.
 func readGroup(g sequence.Group) ([]leaf, error) {
-	leaves, err := parseLeaves(g.Payload, sequence.MaxGroup)
+	leaves, err := parseLeaves(g.Payload, sequence.MaxGroup, g.Count)
 	if err != nil {
 		return nil, fmt.Errorf("group at entry %d: %w: %w", g.First, errContradiction, err)
 	}

@@ -2,31 +2,32 @@ package embedded
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/transparency-dev/tessera/ctonly"
 )
 
 // pending is a submission on its way through the committer.
 type pending struct {
-	entry   *ctonly.Entry
-	size    int // at least that of its TileLeaf
-	issuers [][]byte
-	gone    <-chan struct{} // closed when the submitter no longer waits
-	result  chan outcome    // has room for one, so the committer never blocks
+	entry  Entry
+	chain  [][32]byte      // the fingerprints of its issuers
+	size   int             // that of its TileLeaf
+	signed []byte          // of its TileLeaf; the committer's until it answers
+	gone   <-chan struct{} // closed when the submitter no longer waits
+	result chan outcome    // has room for one, so the committer never blocks
 }
 
 type outcome struct {
 	index uint64
 	time  time.Time
-	err   error
+	// signed is the TimestampedEntry as it goes into the tree.
+	signed []byte
+	err    error
 }
 
-var errStalled = errors.New("the disk did not finish writing in time")
+var errStalled = fmt.Errorf("%w: the disk did not finish writing in time", ctlog.ErrUnavailable)
 
 // Ready reports, without I/O, why a submission would be refused now.
 func (l *Log) Ready() error {
@@ -41,7 +42,7 @@ func (l *Log) Ready() error {
 	case unwell != nil:
 		return unwell
 	case l.stalled(time.Now()):
-		return fmt.Errorf("%w: %w", ctlog.ErrUnavailable, errStalled)
+		return errStalled
 	}
 	if err := l.clock.check(); err != nil {
 		return fmt.Errorf("%w: %w", ctlog.ErrUnavailable, err)
@@ -99,9 +100,12 @@ const (
 )
 
 func (e Entry) check() error {
-	for i, der := range append([][]byte{e.Certificate}, e.Issuers...) {
+	if n := len(e.Certificate); n == 0 || n > maxCertificate {
+		return fmt.Errorf("%w: certificate of %d bytes, want 1 to %d", ctlog.ErrRejected, n, maxCertificate)
+	}
+	for i, der := range e.Issuers {
 		if len(der) == 0 || len(der) > maxCertificate {
-			return fmt.Errorf("%w: certificate %d of %d bytes, want 1 to %d", ctlog.ErrRejected, i, len(der), maxCertificate)
+			return fmt.Errorf("%w: issuing certificate %d of %d bytes, want 1 to %d", ctlog.ErrRejected, i, len(der), maxCertificate)
 		}
 	}
 	if e.Precertificate != nil && len(e.Precertificate) == 0 {
@@ -138,41 +142,34 @@ func (l *Log) add(ctx context.Context, e Entry, check func(ctlog.SCT, [32]byte) 
 	if err := e.check(); err != nil {
 		return ctlog.SCT{}, err
 	}
-	stalled := fmt.Errorf("%w: %w", ctlog.ErrUnavailable, errStalled)
-	ctx, cancel := context.WithTimeoutCause(ctx, l.config.StallAfter, stalled)
-	defer cancel()
-	p, out, err := l.enqueue(ctx, e)
+	// Nearly always the caller has less time than that.
+	if end, ok := ctx.Deadline(); !ok || time.Until(end) > l.config.StallAfter {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, l.config.StallAfter, errStalled)
+		defer cancel()
+	}
+	out, err := l.enqueue(ctx, e)
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
-	return l.sign(ctx, p.entry, out, check)
+	return l.sign(ctx, out, check)
 }
 
 // enqueue waits until the entry has an index for good.
-func (l *Log) enqueue(ctx context.Context, e Entry) (*pending, outcome, error) {
+func (l *Log) enqueue(ctx context.Context, e Entry) (outcome, error) {
 	if err := l.Ready(); err != nil {
-		return nil, outcome{}, err
+		return outcome{}, err
 	}
 	p := &pending{
-		entry: &ctonly.Entry{
-			IsPrecert:         e.Precertificate != nil,
-			Certificate:       e.Certificate,
-			Precertificate:    e.Precertificate,
-			IssuerKeyHash:     e.IssuerKeyHash[:],
-			FingerprintsChain: fingerprints(e.Issuers),
-		},
-		size:    len(e.Certificate) + len(e.Precertificate) + 1<<10,
-		issuers: e.Issuers,
-		gone:    ctx.Done(),
-		result:  make(chan outcome, 1),
+		entry: e, chain: fingerprints(e.Issuers), size: e.leafSize(),
+		gone: ctx.Done(), result: make(chan outcome, 1),
 	}
 	select {
 	case l.queue <- p:
 	default:
-		return nil, outcome{}, fmt.Errorf("%w: %d submissions are waiting", ctlog.ErrOverloaded, cap(l.queue))
+		return outcome{}, fmt.Errorf("%w: %d submissions are waiting", ctlog.ErrOverloaded, cap(l.queue))
 	}
-	out, err := l.await(ctx, p)
-	return p, out, err
+	return l.await(ctx, p)
 }
 
 func (l *Log) await(ctx context.Context, p *pending) (outcome, error) {
@@ -198,18 +195,19 @@ func (l *Log) await(ctx context.Context, p *pending) (outcome, error) {
 // sign makes the SCT. The signature covers the leaf as it is hashed into the
 // tree, for "MerkleTreeLeaf" and the input to the SCT signature differ only in the
 // meaning of two zero bytes (RFC 6962, Sections 3.2 and 3.4).
-func (l *Log) sign(ctx context.Context, e *ctonly.Entry, out outcome, check func(ctlog.SCT, [32]byte) error) (ctlog.SCT, error) {
-	digest := sha256.Sum256(e.MerkleTreeLeaf(out.index))
+func (l *Log) sign(ctx context.Context, out outcome, check func(ctlog.SCT, [32]byte) error) (ctlog.SCT, error) {
+	digest := hashBehind("\x00\x00", out.signed)
 	signature, err := digitallySign(ctx, l.key, digest)
 	if err != nil {
 		return ctlog.SCT{}, fmt.Errorf("%w: signing SCT: %w", ctlog.ErrUnavailable, err)
 	}
+	extension := leafIndexOf(out.index)
 	sct := ctlog.SCT{
 		Log:        l.config.Name,
 		LogID:      l.public.ID(),
 		Timestamp:  out.time,
 		Index:      int64(out.index),
-		Extensions: leafIndexExtension(out.index),
+		Extensions: extension[:],
 		Signature:  signature,
 	}
 	if err := check(sct, digest); err != nil {
