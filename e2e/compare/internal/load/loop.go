@@ -107,7 +107,8 @@ type Open struct {
 	Clients int
 	// Timeout bounds each request.
 	Timeout time.Duration
-	// Sleep waits; nil means a precise timer of the operating system's.
+	// Sleep waits; nil means a timer of the kernel's, which is more
+	// precise than the runtime's.
 	Sleep func(context.Context, time.Duration)
 }
 
@@ -125,7 +126,12 @@ func (o Open) Run(ctx context.Context, dial Dial) (Result, error) {
 	}
 	sleep := o.Sleep
 	if sleep == nil {
-		sleep = preciseSleep
+		timer, err := newAlarm(ctx)
+		if err != nil {
+			return Result{}, err
+		}
+		defer timer.close()
+		sleep = timer.sleep
 	}
 	total := max(1, int(o.Rate*o.Duration.Seconds()))
 	// All tickets fit, so that handing them out never waits for a client.
