@@ -28,8 +28,8 @@ type comparison struct {
 const people = 64
 
 // contenders starts the servers of a row, Mayfly first, and lays out requests.
-// The caller stops them.
-func (c *comparison) contenders(ctx context.Context, r row) ([]contender, error) {
+// The limit per address is Mayfly's; empty for none. The caller stops them.
+func (c *comparison) contenders(ctx context.Context, r row, perAddress string) ([]contender, error) {
 	ca, err := c.ca(r.ca)
 	if err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func (c *comparison) contenders(ctx context.Context, r row) ([]contender, error)
 	if err != nil {
 		return nil, err
 	}
-	setup := site.Setup{CA: ca, Log: r.log, TLS: r.tls}
+	setup := site.Setup{CA: ca, Log: r.log, TLS: r.tls, PerAddress: perAddress}
 	var all []contender
 	start := func(name string, start func(context.Context, site.Setup) (*site.Server, error)) error {
 		server, err := start(ctx, setup)
@@ -117,7 +117,7 @@ func (c *comparison) measure(ctx context.Context, r row) (report.Row, error) {
 	if err := c.floors(r, &result); err != nil {
 		return result, err
 	}
-	contenders, err := c.contenders(ctx, r)
+	contenders, err := c.contenders(ctx, r, "")
 	if err != nil {
 		return result, err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -28,10 +29,42 @@ const (
 	oversizedEach = 20
 )
 
-// flood measures honest clients of both servers with and without junk beside
-// them.
-func (c *comparison) flood(ctx context.Context) ([]report.Flood, error) {
-	contenders, err := c.contenders(ctx, usual)
+// flooding is who floods, and what the server does about it.
+type flooding struct {
+	name string
+	// addresses that the junk comes from.
+	addresses int
+	// perAddress is Mayfly's limit, out of the way if empty.
+	perAddress string
+	alone      bool // Fulcio has nothing to compare with
+}
+
+// floodings are one that no limit meets, for its addresses are as many as those of
+// honest clients, and one that a limit does. That is three times Mayfly's default
+// because 64 honest clients stand for many more.
+var floodings = []flooding{
+	{name: "flood from 64 addresses, no limits", addresses: junkClients},
+	{name: "flood from 4 addresses, `per_address: 1800/min`", addresses: 4, perAddress: "1800/min", alone: true},
+}
+
+// floods measures all of them.
+func (c *comparison) floods(ctx context.Context) ([]report.Flood, error) {
+	var all []report.Flood
+	for _, f := range floodings {
+		measured, err := c.flood(ctx, f)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.name, err)
+		}
+		all = append(all, measured...)
+	}
+	return all, nil
+}
+
+// flood measures honest clients with and without junk beside them.
+func (c *comparison) flood(ctx context.Context, f flooding) ([]report.Flood, error) {
+	r := usual
+	r.spread, r.alone = true, f.alone
+	contenders, err := c.contenders(ctx, r, f.perAddress)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +73,7 @@ func (c *comparison) flood(ctx context.Context) ([]report.Flood, error) {
 	runs := make([]floodRun, len(contenders))
 	for i, who := range contenders {
 		run := &runs[i]
-		if run.dial, err = c.junk(who); err != nil {
+		if run.dial, err = c.junk(who, f.addresses); err != nil {
 			return nil, err
 		}
 		if run.clients, err = who.search(ctx, c.round/4); err != nil {
@@ -61,7 +94,8 @@ func (c *comparison) flood(ctx context.Context) ([]report.Flood, error) {
 	}
 	for i, who := range contenders {
 		floods[i] = runs[i].report(who.name)
-		c.say("flood: %s kept %.0f of %.0f certificates/s, p99 %v, was %v", who.name, floods[i].SaturatedFlooded.Rate,
+		floods[i].Name = f.name
+		c.say(f.name+": %s kept %.0f of %.0f certificates/s, p99 %v, was %v", who.name, floods[i].SaturatedFlooded.Rate,
 			floods[i].SaturatedAlone.Rate, floods[i].Flooded.P99, floods[i].Alone.P99)
 	}
 	return floods, ctx.Err()
@@ -131,7 +165,7 @@ func (r *floodRun) report(name string) report.Flood {
 
 // junk lays out requests of every kind that costs nothing to make, or nothing
 // but a key of one's own.
-func (c *comparison) junk(who contender) (load.Dial, error) {
+func (c *comparison) junk(who contender, addresses int) (load.Dial, error) {
 	applicants, err := c.applicants(usual)
 	if err != nil {
 		return nil, err
@@ -150,7 +184,9 @@ func (c *comparison) junk(who contender) (load.Dial, error) {
 			requests[i] = good.Raw("/api/v2/signingCert", tokens[0], bytes.Repeat([]byte("x"), oversized))
 		}
 	}
-	junk := &load.REST{Address: who.server.REST, Source: load.SourceIn(junkBlock), Junk: true}
+	junk := &load.REST{Address: who.server.REST, Junk: true, Source: func(client int) net.IP {
+		return load.SourceIn(junkBlock)(client % addresses)
+	}}
 	junk.Send(requests)
 	return junk.Dial, nil
 }

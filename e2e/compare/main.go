@@ -113,7 +113,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		r.Rows = append(r.Rows, measured)
 	}
 	if pick.MatchString("flood") {
-		if r.Floods, err = c.flood(ctx); err != nil {
+		if r.Floods, err = c.floods(ctx); err != nil {
 			return fmt.Errorf("flood: %w", err)
 		}
 	}

@@ -28,6 +28,7 @@ type row struct {
 	tls    bool
 	log    site.LogMode
 	fresh  bool // a connection for each request
+	spread bool // an address for each client
 	alone  bool // Fulcio cannot
 }
 
@@ -96,7 +97,7 @@ func (r row) dial(s *site.Site, server *site.Server, ca site.CA, applicants []lo
 		secure.NextProtos = []string{"http/1.1"}
 		rest.TLS = secure
 	}
-	if r.fresh {
+	if r.fresh || r.spread {
 		// Of one address, the ports would run out.
 		rest.Source = load.SourceIn(1)
 	}

@@ -28,7 +28,7 @@ const (
 func (c *comparison) soak(ctx context.Context, duration time.Duration) (report.Soak, error) {
 	r := usual
 	r.log, r.alone = site.EmbeddedLog, true
-	contenders, err := c.contenders(ctx, r)
+	contenders, err := c.contenders(ctx, r, "")
 	if err != nil {
 		return report.Soak{}, err
 	}

@@ -92,12 +92,14 @@ func (r Report) flood(b *strings.Builder) {
 	heading(b, "Under a flood of junk")
 	var rows [][]string
 	for _, f := range r.Floods {
-		rows = append(rows, []string{f.Server, perSecond(f.Alone.Offered), perSecond(f.Offered), perSecond(f.Answered),
-			perSecond(f.Alone.Rate), perSecond(f.Flooded.Rate), millis(f.Alone.P99), millis(f.Flooded.P99),
+		rows = append(rows, []string{f.Name + ", " + f.Server, perSecond(f.Alone.Offered), perSecond(f.Offered), perSecond(f.Answered),
+			perSecond(f.Alone.Rate), perSecond(f.Flooded.Rate), ratio(f.Flooded.Rate, f.Alone.Rate), millis(f.Alone.P99), millis(f.Flooded.P99),
 			perSecond(f.SaturatedAlone.Rate), perSecond(f.SaturatedFlooded.Rate), ratio(f.SaturatedFlooded.Rate, f.SaturatedAlone.Rate)})
 	}
-	table(b, []string{"server", "honest /s offered", "junk /s offered", "junk /s answered", "certificates /s alone", "flooded",
+	table(b, []string{"", "honest /s offered", "junk /s offered", "junk /s answered", "certificates /s alone", "flooded", "kept",
 		"p99 ms alone", "flooded", "saturated /s alone", "flooded", "kept"}, rows)
+	b.WriteString("\nJunk is tokens of noise, of a stranger, forged, expired and for others, and now and then a body of 256 KiB, ten for each honest " +
+		"request. Honest clients have 64 addresses.\n")
 }
 
 // notes name the loads under which requests failed.
@@ -121,10 +123,10 @@ func (r Report) notes() []string {
 		}
 	}
 	for _, f := range r.Floods {
-		note("flood", f.Server, "alone", f.Alone)
-		note("flood", f.Server, "flooded", f.Flooded)
-		note("flood", f.Server, "saturated alone", f.SaturatedAlone)
-		note("flood", f.Server, "saturated and flooded", f.SaturatedFlooded)
+		note(f.Name, f.Server, "alone", f.Alone)
+		note(f.Name, f.Server, "flooded", f.Flooded)
+		note(f.Name, f.Server, "saturated alone", f.SaturatedAlone)
+		note(f.Name, f.Server, "saturated and flooded", f.SaturatedFlooded)
 	}
 	return notes
 }

@@ -75,6 +75,7 @@ type Load struct {
 
 // Flood is how honest requests fare while junk arrives.
 type Flood struct {
+	Name   string `json:"name"`
 	Server string `json:"server"`
 	// Alone and Flooded are honest requests at half of saturation.
 	Alone   Load `json:"alone"`

@@ -35,7 +35,7 @@ func sample() report.Report {
 			{Name: "embedded log", Floor: 400 * time.Microsecond, Mayfly: report.Side{Saturated: report.Load{Rate: 1000, CPU: 600 * time.Microsecond}}},
 		},
 		Floods: []report.Flood{{
-			Server: "Mayfly", Offered: 6000, Answered: 5900,
+			Name: "flood", Server: "Mayfly", Offered: 6000, Answered: 5900,
 			Alone: report.Load{Offered: 600, Rate: 599, P99: 5 * ms}, Flooded: report.Load{Rate: 590, P99: 9 * ms},
 			SaturatedAlone: report.Load{Rate: 1200}, SaturatedFlooded: report.Load{Rate: 900},
 		}},
@@ -55,7 +55,7 @@ func TestTablesSayHowManyTimesBetter(t *testing.T) {
 		"| usual | 200 | 200 | 1.00 | 2.00 | 4.00 | 3.00 | 30.0 | 300 | 3.00 | 15.00 | 75.00 | 1.00 | 2.00 | 2.00 |",
 		"| usual | 600 | 200 | 1.00 | 5.00 | 8.00 | 3.00 | 30.0 | 300 | 3.00 | 6.00 | 37.50 |",
 		"| usual | 50 | 100 | 2.00 | 60 | 90 | 1.50 |",
-		"| Mayfly | 600 | 6000 | 5900 | 599 | 590 | 5.00 | 9.00 | 1200 | 900 | 0.75 |",
+		"| flood, Mayfly | 600 | 6000 | 5900 | 599 | 590 | 0.98 | 5.00 | 9.00 | 1200 | 900 | 0.75 |",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)

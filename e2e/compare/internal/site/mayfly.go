@@ -1,6 +1,7 @@
 package site
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -11,9 +12,12 @@ import (
 	"time"
 )
 
+// noLimit is a rate that nobody reaches.
+const noLimit = "1000000/s"
+
 // StartMayfly starts Mayfly. The limits per identity and address are out of the
-// way: 64 people at one address ask for more than they allow, and Fulcio has
-// none. Everything else is as it comes.
+// way, unless the setup says otherwise: 64 people at one address ask for more
+// than they allow, and Fulcio has none. Everything else is as it comes.
 func (s *Site) StartMayfly(ctx context.Context, setup Setup) (*Server, error) {
 	dir, err := s.newDir("mayfly")
 	if err != nil {
@@ -40,7 +44,7 @@ func (s *Site) startMayfly(ctx context.Context, dir string, setup Setup, server 
 	if err := os.WriteFile(config, fmt.Appendf(nil, `%smetrics: %q
 state: state
 logging: {level: warn}
-limits: {per_identity: 1000000/s, per_address: 1000000/s}
+limits: {per_identity: %s, per_address: %s}
 issuers:
   - name: keycloak
     url: %s
@@ -54,7 +58,7 @@ chains:
   - name: corp
     certificates: %s
     key: {file: %s}
-%s`, listen, metrics, s.Provider.URL, audience, RS256, ES256, setup.CA.Chain, setup.CA.Key, logs), 0o600); err != nil {
+%s`, listen, metrics, noLimit, cmp.Or(setup.PerAddress, noLimit), s.Provider.URL, audience, RS256, ES256, setup.CA.Chain, setup.CA.Key, logs), 0o600); err != nil {
 		return fmt.Errorf("writing Mayfly's configuration: %w", err)
 	}
 	if setup.Log == EmbeddedLog {

@@ -36,6 +36,8 @@ type Setup struct {
 	Log LogMode
 	// TLS serves it on the port of the test: gRPC in Fulcio, both in Mayfly.
 	TLS bool
+	// PerAddress is Mayfly's limit; empty means one that nobody reaches.
+	PerAddress string
 }
 
 // Server is an authority that runs.
