@@ -207,3 +207,27 @@ func processCPU(tb testing.TB) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// BenchmarkDecode reads the bodies of both versions the short way and by the
+// libraries.
+func BenchmarkDecode(b *testing.B) {
+	_, s := instant(b)
+	bodies := s.bodies(b)
+	for _, tc := range []struct {
+		name, path string
+		decode     func([]byte) (input, error)
+	}{
+		{"v1", "/api/v1/signingCert", decodeV1}, {"v1-any", "/api/v1/signingCert", decodeAnyV1},
+		{"v2", "/api/v2/signingCert", decodeV2}, {"v2-any", "/api/v2/signingCert", decodeAnyV2},
+	} {
+		b.Run(tc.name, func(b *testing.B) {
+			body := []byte(bodies[tc.path])
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := tc.decode(body); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

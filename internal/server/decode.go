@@ -55,6 +55,13 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 // JSON mapping: null is absent, bytes are base64 of either alphabet. Unknown
 // members and unknown algorithms are passed over.
 func decodeV2(body []byte) (input, error) {
+	if in, ok := plainV2(body); ok {
+		return in, nil
+	}
+	return decodeAnyV2(body)
+}
+
+func decodeAnyV2(body []byte) (input, error) {
 	var req fulciov2.CreateSigningCertificateRequest
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, &req); err != nil {
 		return input{}, ca.Refuse(ca.KindInvalid, ca.ReasonRequestMalformed, "parsing body: %w", whyMalformed(body))
@@ -90,6 +97,13 @@ func inputV2(req *fulciov2.CreateSigningCertificateRequest) input {
 // Any member may be null or absent, and others are passed over. As in Fulcio a
 // signing request takes precedence over a key.
 func decodeV1(body []byte) (input, error) {
+	if in, ok := plainV1(body); ok {
+		return in, nil
+	}
+	return decodeAnyV1(body)
+}
+
+func decodeAnyV1(body []byte) (input, error) {
 	var (
 		in  input
 		key json.RawMessage
