@@ -102,22 +102,37 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		return c.reportSoak(ctx, o, stdout)
 	}
 	r := report.Report{Command: o.command, Versions: versions(ctx, c.Mayfly, c.Fulcio), Round: o.round, Rounds: o.rounds}
+	if err := c.measureAll(ctx, &r, pick); err != nil {
+		// What was measured is shown, but is no document.
+		o.write = ""
+		return errors.Join(publish(r, o, stdout), err)
+	}
+	return publish(r, o, stdout)
+}
+
+// measureAll goes on after a row that failed, as long as it may: the others took
+// twenty minutes.
+func (c *comparison) measureAll(ctx context.Context, r *report.Report, pick *regexp.Regexp) error {
+	var errs []error
 	for _, row := range rows() {
-		if !pick.MatchString(row.name) {
+		if !pick.MatchString(row.name) || ctx.Err() != nil {
 			continue
 		}
 		measured, err := c.measure(ctx, row)
 		if err != nil {
-			return fmt.Errorf("%s: %w", row.name, err)
+			c.say("%s: %v", row.name, err)
+			errs = append(errs, fmt.Errorf("%s: %w", row.name, err))
+			continue
 		}
 		r.Rows = append(r.Rows, measured)
 	}
-	if pick.MatchString("flood") {
+	if pick.MatchString("flood") && ctx.Err() == nil {
+		var err error
 		if r.Floods, err = c.floods(ctx); err != nil {
-			return fmt.Errorf("flood: %w", err)
+			errs = append(errs, err)
 		}
 	}
-	return publish(r, o, stdout)
+	return errors.Join(append(errs, ctx.Err())...)
 }
 
 // newComparison opens the site. Paths are made absolute: programs run in

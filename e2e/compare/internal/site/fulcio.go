@@ -45,7 +45,7 @@ func (s *Site) startFulcio(ctx context.Context, dir string, setup Setup, server 
 	}
 	var ports [3]string
 	for i := range ports {
-		address, err := FreeAddress()
+		address, err := s.freeAddress()
 		if err != nil {
 			return err
 		}

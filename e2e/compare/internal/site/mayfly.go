@@ -74,11 +74,11 @@ chains:
 
 // listen chooses addresses, and writes the sections of the configuration.
 func (s *Site) listen(server *Server, secure bool) (section, metrics string, err error) {
-	if server.REST, err = FreeAddress(); err != nil {
+	if server.REST, err = s.freeAddress(); err != nil {
 		return "", "", err
 	}
 	server.GRPC = server.REST
-	if metrics, err = FreeAddress(); err != nil {
+	if metrics, err = s.freeAddress(); err != nil {
 		return "", "", err
 	}
 	server.Metrics = "http://" + metrics + "/metrics"

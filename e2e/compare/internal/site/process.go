@@ -184,18 +184,23 @@ func Files(pid int) (int, error) {
 	return len(entries), nil
 }
 
-// FreeAddress is a loopback address on which nothing listens, below the range
-// that the kernel takes the ports of outgoing connections from.
-func FreeAddress() (string, error) {
+// freeAddress is a loopback address on which nothing listens, below the range
+// that the kernel takes the ports of outgoing connections from. It is given out
+// once: whoever asked for it may not listen yet.
+func (s *Site) freeAddress() (string, error) {
 	for range 100 {
 		address := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000)) //nolint:gosec // no secret
-		ln, err := net.Listen("tcp", address)                          //nolint:noctx // on loopback, at once
+		if s.given[address] {
+			continue
+		}
+		ln, err := net.Listen("tcp", address) //nolint:noctx // on loopback, at once
 		if err != nil {
 			continue
 		}
 		if err := ln.Close(); err != nil {
 			return "", fmt.Errorf("closing a listener: %w", err)
 		}
+		s.given[address] = true
 		return address, nil
 	}
 	return "", errors.New("found no free port in a hundred attempts")

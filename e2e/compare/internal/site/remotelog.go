@@ -22,7 +22,7 @@ func (s *Site) remoteLog(ctx context.Context, setup Setup, server *Server) (remo
 	}
 	var addresses [3]string
 	for i := range addresses {
-		if addresses[i], err = FreeAddress(); err != nil {
+		if addresses[i], err = s.freeAddress(); err != nil {
 			return remote{}, err
 		}
 	}

@@ -74,6 +74,7 @@ type Site struct {
 	backend        *Process
 	http           *http.Client
 	starts         int
+	given          map[string]bool // addresses
 }
 
 // Open makes keys and certificates below the directory, and starts the backend,
@@ -83,8 +84,8 @@ func Open(ctx context.Context, dir, compare string) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Site{Dir: dir, PKI: pki, Compare: compare, http: &http.Client{Timeout: 5 * time.Second}}
-	if s.address, err = FreeAddress(); err != nil {
+	s := &Site{Dir: dir, PKI: pki, Compare: compare, given: make(map[string]bool), http: &http.Client{Timeout: 5 * time.Second}}
+	if s.address, err = s.freeAddress(); err != nil {
 		return nil, err
 	}
 	if s.Provider, err = NewProvider("http://" + s.address + realmPath); err != nil {
