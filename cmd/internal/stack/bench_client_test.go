@@ -154,10 +154,18 @@ func askREST(client *http.Client, url string, c clientCall) (err error) {
 	defer func() { err = errors.Join(err, resp.Body.Close()) }()
 	body, err := io.ReadAll(resp.Body)
 	if err == nil && (resp.StatusCode != http.StatusOK || !bytes.Contains(body, []byte("BEGIN CERTIFICATE"))) {
-		err = fmt.Errorf("status %d: %s", resp.StatusCode, body)
+		err = statusError{resp.StatusCode, string(body)}
 	}
 	return err
 }
+
+// statusError is an answer without a certificate.
+type statusError struct {
+	status int
+	body   string
+}
+
+func (e statusError) Error() string { return fmt.Sprintf("status %d: %s", e.status, e.body) }
 
 func askGRPC(client fulciov2.CAClient, c clientCall) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
