@@ -8,7 +8,6 @@ import (
 	"crypto/elliptic"
 	"crypto/sha1" //nolint:gosec // a key identifier, RFC 5280, Section 4.2.1.2; nothing rests on its strength
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
 	"slices"
@@ -194,10 +193,7 @@ func parseSPKI(der []byte) (clientKey, *Refusal) {
 	if why != nil {
 		return clientKey{}, why
 	}
-	spkiDER, err := x509.MarshalPKIXPublicKey(k.public)
-	if err != nil {
-		return clientKey{}, Refuse(KindInvalid, ReasonKeyMalformed, "encoding public key: %w", err)
-	}
+	spkiDER := k.encode()
 	// One key, one encoding: what is not the canonical one was made to look
 	// different to someone.
 	if !bytes.Equal(spkiDER, der) {
@@ -206,6 +202,32 @@ func parseSPKI(der []byte) (clientKey, *Refusal) {
 	k.spki = spkiDER
 	return k, nil
 }
+
+// encode returns the SubjectPublicKeyInfo of a key whose kind and bits are known.
+func (k clientKey) encode() []byte {
+	b := make([]byte, 0, len(k.bits)+64)
+	b = append(b, keyAlgorithms[k.kind]...)
+	start := len(b)
+	b = append(b, 0) // no unused bits
+	b = append(b, k.bits...)
+	b = enclose(b, start, cryptobyte_asn1.BIT_STRING)
+	return enclose(b, 0, cryptobyte_asn1.SEQUENCE)
+}
+
+// keyAlgorithms are the AlgorithmIdentifiers of the kinds of key, in DER.
+var keyAlgorithms = func() map[KeyKind][]byte {
+	sequence := func(content ...[]byte) []byte {
+		return appendElement(nil, cryptobyte_asn1.SEQUENCE, slices.Concat(content...))
+	}
+	all := map[KeyKind][]byte{KeyEd25519: sequence(derOID(oidEd25519))}
+	for _, c := range curves {
+		all[c.kind] = sequence(derOID(oidEC), derOID(c.oid))
+	}
+	for _, kind := range rsaKinds {
+		all[kind] = sequence(derOID(oidRSA), derNULL)
+	}
+	return all
+}()
 
 // parseEC reads an elliptic curve point.
 //

@@ -1,9 +1,11 @@
 package ca
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/rsa"
 	"errors"
+	"math"
 	"math/big"
 	"sync"
 
@@ -49,11 +51,25 @@ func parseRSA(params cryptobyte.String, bits []byte) (crypto.PublicKey, KeyKind,
 	case e.Cmp(big.NewInt(rsaExponent)) != 0:
 		return nil, "", Refuse(KindInvalid, ReasonKeyWeak, "RSA exponent, of %d bits, is not %d", e.BitLen(), rsaExponent)
 	}
+	if !bytes.Equal(bits, encodeRSA(n)) {
+		return nil, "", Refuse(KindInvalid, ReasonKeyMalformed, "RSA key is not in canonical DER")
+	}
 	pub := &rsa.PublicKey{N: n, E: rsaExponent}
 	if err := checkRSA(pub); err != nil {
 		return nil, "", Refuse(KindInvalid, ReasonKeyWeak, "RSA key: %w", err)
 	}
 	return pub, kind, nil
+}
+
+// encodeRSA returns the RSAPublicKey of a modulus whose length is a multiple of
+// eight bits, so that DER puts a zero before it.
+func encodeRSA(n *big.Int) []byte {
+	octets := n.BitLen() / 8
+	b := make([]byte, 1+octets, octets+24)
+	n.FillBytes(b[1:])
+	b = enclose(b, 0, cryptobyte_asn1.INTEGER)
+	b = append(b, byte(cryptobyte_asn1.INTEGER), 3, 1, 0, 1) // rsaExponent
+	return enclose(b, 0, cryptobyte_asn1.SEQUENCE)
 }
 
 // checkRSA refuses moduli that are known to be easy to factor. It trusts that
@@ -62,7 +78,7 @@ func checkRSA(pub *rsa.PublicKey) error {
 	switch {
 	case pub.N.Bit(0) == 0:
 		return errors.New("modulus is even")
-	case new(big.Int).GCD(nil, nil, pub.N, primorial()).BitLen() > 1:
+	case hasSmallFactor(words(pub.N)):
 		return errors.New("modulus has a small prime factor")
 	case rocacheck.IsWeak(pub):
 		return errors.New("modulus bears the mark of CVE-2017-15361 (ROCA)")
@@ -77,17 +93,43 @@ func checkRSA(pub *rsa.PublicKey) error {
 // have one with a probability of about 0.9.
 const smallPrimeLimit = 2048
 
-// primorial is the product of the odd primes below smallPrimeLimit.
-var primorial = sync.OnceValue(func() *big.Int {
-	product := big.NewInt(1)
-	for i := int64(3); i < smallPrimeLimit; i += 2 {
+// primeGroup are some primes and their product, which fits in a word: what is
+// left of a modulus after one division by the product tells about all of them.
+type primeGroup struct {
+	product *divisor
+	primes  []uint64
+}
+
+// smallPrimes are the odd primes below smallPrimeLimit in groups.
+var smallPrimes = sync.OnceValue(func() (groups []primeGroup) {
+	product, primes := uint64(1), []uint64(nil)
+	for p := uint64(3); p < smallPrimeLimit; p += 2 {
 		// ProbablyPrime(0) is exact below 2^64.
-		if p := big.NewInt(i); p.ProbablyPrime(0) {
-			product.Mul(product, p)
+		if !new(big.Int).SetUint64(p).ProbablyPrime(0) {
+			continue
+		}
+		if product > math.MaxUint64/p {
+			groups = append(groups, primeGroup{newDivisor(product), primes})
+			product, primes = 1, nil
+		}
+		product, primes = product*p, append(primes, p)
+	}
+	return append(groups, primeGroup{newDivisor(product), primes})
+})
+
+// hasSmallFactor reports that one of the odd primes below smallPrimeLimit divides
+// the number.
+func hasSmallFactor(words []uint64) bool {
+	for _, g := range smallPrimes() {
+		rest := g.product.mod(words)
+		for _, p := range g.primes {
+			if rest%p == 0 {
+				return true
+			}
 		}
 	}
-	return product
-})
+	return false
+}
 
 // fermatRounds is what public CAs use (CA/Browser Forum Baseline Requirements,
 // Section 6.1.1.3 (5)(c): "at least 100 rounds of Fermat's factorization
@@ -102,17 +144,16 @@ const fermatRounds = 100
 // that are no square modulo a few small numbers, which are nearly all, are
 // dismissed in machine words first.
 func fermatClose(n *big.Int) bool {
-	a := new(big.Int).Sqrt(n)
+	a := squareRoot(n)
 	if new(big.Int).Mul(a, a).Cmp(n) == 0 {
 		return true // p = q
 	}
 	a.Add(a, big.NewInt(1))
 
+	aRest, nRest := squareModulus().mod(words(a)), squareModulus().mod(words(n))
 	var aMod, nMod [len(squareModuli)]int
-	word := new(big.Int)
 	for i, m := range squareModuli {
-		aMod[i] = int(word.Mod(a, big.NewInt(int64(m))).Int64())
-		nMod[i] = int(word.Mod(n, big.NewInt(int64(m))).Int64())
+		aMod[i], nMod[i] = int(aRest%uint64(m)), int(nRest%uint64(m))
 	}
 	tables := squares()
 	b, b2 := new(big.Int), new(big.Int)
@@ -141,6 +182,15 @@ func fermatClose(n *big.Int) bool {
 // squareModuli are pairwise coprime; one number in a few hundred that is no
 // square is a square modulo each of them.
 var squareModuli = [...]int{64, 63, 65, 11, 17, 19, 23, 31}
+
+// squareModulus divides by the product of all of them.
+var squareModulus = sync.OnceValue(func() *divisor {
+	product := uint64(1)
+	for _, m := range squareModuli {
+		product *= uint64(m)
+	}
+	return newDivisor(product)
+})
 
 // squares tells for each of squareModuli which remainders a square can have.
 var squares = sync.OnceValue(func() (tables [len(squareModuli)][]bool) {

@@ -9,12 +9,16 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"math"
 	"math/big"
 	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/titanous/rocacheck"
 )
 
 func randPrime(t testing.TB, bits int) *big.Int {
@@ -206,17 +210,58 @@ func TestEd25519CheckTellsPointsFromNoise(t *testing.T) {
 	}
 }
 
-func TestPrimorialIsTheProductOfTheOddPrimes(t *testing.T) {
-	got := primorial()
-	for i := int64(2); i < smallPrimeLimit; i++ {
-		divides := new(big.Int).Mod(got, big.NewInt(i*i)).Sign() != 0 && new(big.Int).Mod(got, big.NewInt(i)).Sign() == 0
-		if want := i > 2 && big.NewInt(i).ProbablyPrime(0); want && !divides {
-			t.Errorf("%d does not divide the primorial exactly once", i)
+// primorial is the product of the odd primes below smallPrimeLimit.
+var primorial = sync.OnceValue(func() *big.Int {
+	product := big.NewInt(1)
+	for i := int64(3); i < smallPrimeLimit; i += 2 {
+		if p := big.NewInt(i); p.ProbablyPrime(0) {
+			product.Mul(product, p)
 		}
 	}
-	if got.Bit(0) == 0 {
-		t.Error("the primorial is even, want only odd primes")
+	return product
+})
+
+func TestSmallPrimesAreTheOddPrimes(t *testing.T) {
+	product, last := big.NewInt(1), uint64(2)
+	for _, g := range smallPrimes() {
+		of := uint64(1)
+		for _, p := range g.primes {
+			if p <= last {
+				t.Errorf("%d comes after %d", p, last)
+			}
+			of, last = of*p, p
+		}
+		if g.product.n != of {
+			t.Errorf("primes %v have the product %d, want %d", g.primes, g.product.n, of)
+		}
+		product.Mul(product, new(big.Int).SetUint64(of))
 	}
+	if product.Cmp(primorial()) != 0 {
+		t.Errorf("the product of all is %v, want %v", product, primorial())
+	}
+}
+
+// FuzzWeakArithmetic compares what is computed here with math/big.
+func FuzzWeakArithmetic(f *testing.F) {
+	f.Add([]byte{1}, uint64(1))
+	f.Add(bytes.Repeat([]byte{0xff}, 512), uint64(math.MaxUint64))
+	f.Add(new(big.Int).Mul(primorial(), big.NewInt(4)).Bytes(), uint64(2039))
+	f.Add(new(big.Int).Exp(big.NewInt(2053), big.NewInt(370), nil).Bytes(), uint64(1)<<63)
+	f.Fuzz(func(t *testing.T, number []byte, divide uint64) {
+		n := new(big.Int).SetBytes(number[:min(len(number), maxWords*8)])
+		if n.Sign() == 0 || divide == 0 {
+			return
+		}
+		if got, want := newDivisor(divide).mod(words(n)), new(big.Int).Mod(n, new(big.Int).SetUint64(divide)).Uint64(); got != want {
+			t.Errorf("%v mod %d: got %d, want %d", n, divide, got, want)
+		}
+		if got, want := squareRoot(n), new(big.Int).Sqrt(n); got.Cmp(want) != 0 {
+			t.Errorf("root of %v: got %v, want %v", n, got, want)
+		}
+		if got, want := hasSmallFactor(words(n)), new(big.Int).GCD(nil, nil, n, primorial()).BitLen() > 1; got != want {
+			t.Errorf("a small prime divides %v: got %v, want %v", n, got, want)
+		}
+	})
 }
 
 // FuzzParsePublicKey: no input panics, and an accepted key is the canonical
@@ -246,6 +291,9 @@ func FuzzParsePublicKey(f *testing.F) {
 		pub, err := x509.ParsePKIXPublicKey(k.spki)
 		if err != nil || !pub.(interface{ Equal(crypto.PublicKey) bool }).Equal(k.public) {
 			t.Fatalf("parsePublicKey(%q): SPKI %x reads as %v, %v, want %v", in, k.spki, pub, err, k.public)
+		}
+		if der, err := x509.MarshalPKIXPublicKey(k.public); err != nil || !bytes.Equal(der, k.spki) {
+			t.Fatalf("parsePublicKey(%q): SPKI %x, and crypto/x509 encodes %x, %v", in, k.spki, der, err)
 		}
 		again, why := parsePublicKey(k.spki)
 		if why != nil || again.kind != k.kind || !bytes.Equal(again.spki, k.spki) || !bytes.Equal(again.bits, k.bits) {
@@ -281,7 +329,8 @@ func BenchmarkCheckRSA(b *testing.B) {
 		b.Fatal(err)
 	}
 	for name, check := range map[string]func(){
-		"small primes":    func() { new(big.Int).GCD(nil, nil, key.N, primorial()) },
+		"small primes":    func() { hasSmallFactor(words(key.N)) },
+		"ROCA":            func() { rocacheck.IsWeak(&key.PublicKey) },
 		"fermat":          func() { fermatClose(key.N) },
 		"fermat textbook": func() { fermatNaively(key.N) },
 	} {
