@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"fmt"
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/internal/policy"
@@ -22,6 +23,7 @@ func BenchmarkDecide(b *testing.B) {
 	} {
 		p, r := preset(b, tc.preset), tokenOf(b, tc.issuer, tc.claims)
 		b.Run(tc.preset, func(b *testing.B) {
+			b.ReportAllocs()
 			for b.Loop() {
 				if _, err := p.Decide(b.Context(), r); err != nil {
 					b.Fatal(err)
@@ -40,12 +42,54 @@ func BenchmarkDecide(b *testing.B) {
 	}))
 	r := tokenOf(b, realm, keycloakUser.with(claims{"groups": groups}))
 	b.Run("200 groups", func(b *testing.B) {
+		b.ReportAllocs()
 		for b.Loop() {
 			if _, err := p.Decide(b.Context(), r); err != nil {
 				b.Fatal(err)
 			}
 		}
 	})
+}
+
+// BenchmarkDecideRules: rules of other issuers cost nothing, for an issuer is
+// found by its name; those of one issuer are tried in order, and it has no more
+// than 200.
+func BenchmarkDecideRules(b *testing.B) {
+	rule := policy.Rule{
+		Name: "developers", SAN: `email(claims.email)`,
+		When: `"/code-signers" in claims.groups && claims.acr == "mfa" && claims.email_verified == true`,
+	}
+	r := tokenOf(b, realm, keycloakUser.with(claims{"groups": []string{"/staff", "/code-signers"}}))
+	decide := func(b *testing.B, p *policy.Policy) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := p.Decide(b.Context(), r); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	several := func(n int, when string) (rules []policy.Rule) {
+		for i := range n {
+			rules = append(rules, policy.Rule{Name: fmt.Sprintf("rule-%d", i), When: when, SAN: rule.SAN})
+		}
+		return rules
+	}
+	for _, others := range []int{0, 100, 10_000} {
+		b.Run(fmt.Sprintf("of other issuers/%d", others), func(b *testing.B) {
+			issuers := []policy.Issuer{people(rule)}
+			for i := 0; i < others; i += 100 {
+				other := people(several(100, "true")...)
+				other.Name = fmt.Sprintf("other-%d", i)
+				issuers = append(issuers, other)
+			}
+			decide(b, mustPolicy(b, issuers...))
+		})
+	}
+	for _, before := range []int{0, 10, 199} {
+		b.Run(fmt.Sprintf("before the one that matches/%d", before), func(b *testing.B) {
+			decide(b, mustPolicy(b, people(append(several(before, `"/nobody" in claims.groups`), rule)...)))
+		})
+	}
 }
 
 // BenchmarkRS256Verify is the yardstick.

@@ -31,9 +31,9 @@ func (costs) CallCost(function, _ string, args []ref.Val, result ref.Val) *uint6
 			}
 		}
 	case operators.In:
-		size = leaves(args[1].Value())
+		size = leaves(args[1])
 	case operators.Equals, operators.NotEquals:
-		size = min(leaves(args[0].Value()), leaves(args[1].Value()))
+		size = min(leaves(args[0]), leaves(args[1]))
 	case operators.Add:
 		s, ok := result.(types.String)
 		if !ok {
@@ -46,16 +46,22 @@ func (costs) CallCost(function, _ string, args []ref.Val, result ref.Val) *uint6
 	return new(uint64(1 + size))
 }
 
-// leaves counts what a comparison with a decoded value may have to look at:
-// members of lists, however deep, and tens of bytes of a text. Objects compare
-// with nothing.
-func leaves(v any) int {
+// leaves counts what a comparison with a value may have to look at: members of
+// lists, however deep, and tens of bytes of a text. Objects compare with nothing.
+func leaves(v ref.Val) int {
+	if s, ok := v.(types.String); ok { // most are; Value would make a copy
+		return len(s) / 10
+	}
+	return decodedLeaves(v.Value())
+}
+
+func decodedLeaves(v any) int {
 	switch v := v.(type) {
 	case []any:
 		n := len(v)
 		for _, member := range v {
 			if list, ok := member.([]any); ok {
-				n += leaves(list)
+				n += decodedLeaves(list)
 			}
 		}
 		return n
@@ -65,7 +71,7 @@ func leaves(v any) int {
 		n := len(v)
 		for _, member := range v {
 			if _, ok := member.(traits.Lister); ok {
-				n += leaves(member.Value())
+				n += leaves(member)
 			}
 		}
 		return n

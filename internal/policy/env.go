@@ -35,10 +35,11 @@ const (
 // futureSkew is how far a provider's clock may be ahead of ours in recent().
 const futureSkew = 30 * time.Second
 
-// facts are what rules may look at.
+// facts are what rules may look at. They are a copy of the request, of which
+// nothing else is kept, because whatever CEL is given goes to the heap.
 type facts struct {
-	id      *ca.Identity
-	claims  *object
+	id      ca.Identity
+	claims  object
 	keyType string
 	source  netip.Addr
 	api     string
@@ -46,7 +47,7 @@ type facts struct {
 }
 
 func factsOf(r *ca.Request) *facts {
-	f := &facts{id: &r.Identity, claims: &object{members: r.Identity.Claims}, source: r.Source.Unmap(), api: r.API, now: r.Time}
+	f := &facts{id: r.Identity, claims: object{members: r.Identity.Claims}, source: r.Source.Unmap(), api: r.API, now: r.Time}
 	if !r.Key.IsZero() {
 		f.keyType = string(r.Key.Kind())
 	}
@@ -62,7 +63,7 @@ type variable struct {
 }
 
 var variables = map[string]variable{
-	"claims":         {cel.DynType, func(f *facts) ref.Val { return f.claims }},
+	"claims":         {cel.DynType, func(f *facts) ref.Val { return &f.claims }},
 	"now":            {cel.TimestampType, func(f *facts) ref.Val { return types.Timestamp{Time: f.now} }},
 	"issuer.name":    {cel.StringType, func(f *facts) ref.Val { return types.String(f.id.IssuerName) }},
 	"issuer.url":     {cel.StringType, func(f *facts) ref.Val { return types.String(f.id.Issuer) }},

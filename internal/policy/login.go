@@ -75,7 +75,7 @@ func (f *facts) withClaims(change func(members map[string]any)) *facts {
 	other := *f
 	members := maps.Clone(f.claims.members)
 	change(members)
-	other.claims = &object{members: members}
+	other.claims = object{members: members}
 	return &other
 }
 

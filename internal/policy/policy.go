@@ -172,7 +172,7 @@ func (p *Policy) decide(f *facts) (ca.Decision, error) {
 
 func (c *compiled) decide(f *facts) (ca.Decision, error) {
 	if len(c.rules) == 0 {
-		san, err := c.allowAll(f.id)
+		san, err := c.allowAll(&f.id)
 		return ca.Decision{Rule: ruleAllowAll, SAN: san}, err
 	}
 	for _, r := range c.rules {

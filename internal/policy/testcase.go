@@ -95,7 +95,7 @@ func (c Case) facts() (*facts, error) {
 		return s
 	}
 	verified := claims["email_verified"]
-	id := &ca.Identity{
+	id := ca.Identity{
 		IssuerName: c.Issuer, Issuer: c.URL, Subject: text("sub"), Email: text("email"), Claims: claims,
 		EmailVerified: verified == true || c.EmailVerifiedString && verified == "true",
 		Token:         ca.TokenFacts{AuthorizedParty: text("azp"), ID: text("jti"), IssuedAt: seconds(claims["iat"]), Expires: seconds(claims["exp"])},
@@ -111,7 +111,7 @@ func (c Case) facts() (*facts, error) {
 		}
 	}
 	return &facts{
-		id: id, claims: &object{members: claims}, now: c.At,
+		id: id, claims: object{members: claims}, now: c.At,
 		keyType: string(cmp.Or(c.KeyType, ca.KeyECDSAP256)), source: c.Source.Unmap(), api: cmp.Or(c.API, "rest-v2"),
 	}, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
+	"cel.dev/cel-go/common/types/traits"
 )
 
 // absentError says that a rule read a claim which the token does not have. It
@@ -44,6 +45,9 @@ func (o *object) Get(index ref.Val) ref.Val {
 	v, ok := o.members[string(key)]
 	if !ok {
 		return types.WrapErr(&absentError{o.member(string(key))})
+	}
+	if text, ok := v.(string); ok {
+		return types.String(text) // no path is made for it
 	}
 	return toValue(v, o.member(string(key)))
 }
@@ -91,7 +95,38 @@ func (o *object) Value() any { return o.members }
 type adapter struct{ path string }
 
 // NativeToValue implements types.Adapter.
-func (a adapter) NativeToValue(v any) ref.Val { return toValue(v, a.path+"[]") }
+func (a adapter) NativeToValue(v any) ref.Val {
+	if text, ok := v.(string); ok {
+		return types.String(text) // no path is made for it
+	}
+	return toValue(v, a.path+"[]")
+}
+
+// list is a JSON array of a token. It finds a string in itself, such as a group
+// among hundreds, without making a CEL value of each member.
+type list struct {
+	traits.Lister
+	members []any
+}
+
+func newList(members []any, path string) list {
+	return list{types.NewDynamicList(adapter{path}, members), members}
+}
+
+// Contains implements traits.Container. A string equals a string and no other
+// value of CEL.
+func (l list) Contains(v ref.Val) ref.Val {
+	s, ok := v.(types.String)
+	if !ok {
+		return l.Lister.Contains(v)
+	}
+	for _, member := range l.members {
+		if text, ok := member.(string); ok && text == string(s) {
+			return types.True
+		}
+	}
+	return types.False
+}
 
 // toValue turns a decoded JSON value into a CEL value. Integers stay exact: a
 // number that neither type of CEL holds is an error when a rule reads it, and
@@ -109,7 +144,7 @@ func toValue(v any, path string) ref.Val {
 	case map[string]any:
 		return &object{v, path}
 	case []any:
-		return types.NewDynamicList(adapter{path}, v)
+		return newList(v, path)
 	}
 	if val, ok := v.(ref.Val); ok {
 		return val
