@@ -88,6 +88,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if err != nil {
 		return fmt.Errorf("reading -rows: %w", err)
 	}
+	if o.write != "" {
+		// A document that will not take the tables is better known before than after.
+		if err := report.CheckDocument(o.write); err != nil {
+			return err
+		}
+	}
 	dir, err := os.MkdirTemp("", "mayfly-compare-")
 	if err != nil {
 		return fmt.Errorf("making a directory: %w", err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -76,6 +77,19 @@ func TestQuickMeasuresMayfly(t *testing.T) {
 	}
 	if !strings.HasPrefix(string(written), "# Speed\n"+report.Begin+"\n\nMade by `make bench-compare COMPARE='-quick=true'`") {
 		t.Errorf("the document is\n%s", written)
+	}
+}
+
+// TestDocumentIsLookedAtBeforehand wants the error at once, and not after the
+// measurements: the program named here does not exist.
+func TestDocumentIsLookedAtBeforehand(t *testing.T) {
+	document := filepath.Join(t.TempDir(), "PERFORMANCE.md")
+	if err := os.WriteFile(document, []byte("no markers"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := run(t.Context(), []string{"-mayfly", "/nonexistent", "-write", document}, io.Discard, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), report.Begin) {
+		t.Errorf("a document without markers: %v, want an error that names them", err)
 	}
 }
 

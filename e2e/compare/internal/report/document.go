@@ -26,18 +26,32 @@ func Replace(document, text string) (string, error) {
 	return before + Begin + "\n\n" + strings.TrimSpace(text) + "\n\n" + End + after, nil
 }
 
+// CheckDocument says what WriteInto would not like about a file.
+func CheckDocument(path string) error {
+	_, err := replaceIn(path, "")
+	return err
+}
+
 // WriteInto replaces what a file has between the markers.
 func WriteInto(path, text string) error {
-	document, err := os.ReadFile(path)
+	replaced, err := replaceIn(path, text)
 	if err != nil {
-		return fmt.Errorf("reading the document: %w", err)
-	}
-	replaced, err := Replace(string(document), text)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return err
 	}
 	if err := os.WriteFile(path, []byte(replaced), 0o644); err != nil { //nolint:gosec // a document for everybody
 		return fmt.Errorf("writing the document: %w", err)
 	}
 	return nil
+}
+
+func replaceIn(path, text string) (string, error) {
+	document, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("reading the document: %w", err)
+	}
+	replaced, err := Replace(string(document), text)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return replaced, nil
 }
