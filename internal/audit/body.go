@@ -1,9 +1,9 @@
 package audit
 
 import (
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,200 +13,149 @@ import (
 // maxCause bounds the text of an error: causes quote input.
 const maxCause = 1024
 
-// The bodies list what is recorded, field by field. Nothing is ever recorded by
-// encoding a type of another package: a field added there must not appear here
-// unnoticed, least of all a claim or a token.
+// The bodies are written field by field. Nothing is ever recorded by encoding a
+// type of another package: a field added there must not appear here unnoticed,
+// least of all a claim or a token.
+//
+// Each certificate has two of them, so they are written without reflection, but to
+// the byte as encoding/json would write them: FuzzBodies compares.
 
-type requestBody struct {
-	ID           string `json:"id"`
-	API          string `json:"api"`
-	Source       string `json:"source,omitempty"`
-	Time         string `json:"time"`
-	ConfigDigest string `json:"config_digest"`
+func marshalIntent(i *ca.Intent) []byte {
+	b := appendFacts(append(make([]byte, 0, 2<<10), '{'), &i.Request)
+	b = appendKey(name(b, "key"), i.Request.Key)
+	b = appendDecision(name(b, "decision"), &i.Decision)
+	b = append(name(b, "certificate"), '{')
+	b = digest(b, "serial", i.Serial[:])
+	b = member(b, "chain", i.Chain)
+	b = digest(b, "issuer_key_sha256", i.IssuerKeyHash[:])
+	b = digest(b, "tbs_sha256", i.TBSHash[:])
+	b = moment(b, "not_before", i.NotBefore)
+	b = moment(b, "not_after", i.NotAfter)
+	return append(b, "}}"...)
 }
 
-type identityBody struct {
-	IssuerName    string `json:"issuer_name"`
-	Issuer        string `json:"issuer"`
-	Subject       string `json:"subject"`
-	Email         string `json:"email,omitempty"`
-	EmailVerified bool   `json:"email_verified"`
-}
-
-type tokenBody struct {
-	Digest          string   `json:"digest"`
-	Algorithm       string   `json:"alg"`
-	KeyID           string   `json:"kid"`
-	KeyThumbprint   string   `json:"key_thumbprint"`
-	ID              string   `json:"jti,omitempty"`
-	Audience        []string `json:"aud"`
-	AuthorizedParty string   `json:"azp,omitempty"`
-	IssuedAt        string   `json:"iat"`
-	NotBefore       string   `json:"nbf,omitempty"`
-	Expires         string   `json:"exp"`
-	StaleKeys       bool     `json:"stale_keys"`
-}
-
-type keyBody struct {
-	Kind  string `json:"kind"`
-	SPKI  string `json:"spki_sha256"`
-	Proof string `json:"proof"`
-}
-
-type decisionBody struct {
-	Rule         string          `json:"rule"`
-	PolicyDigest string          `json:"policy_digest"`
-	SANKind      string          `json:"san_kind"`
-	SAN          string          `json:"san"`
-	Profile      string          `json:"profile,omitempty"`
-	Authority    string          `json:"authority,omitempty"`
-	Extensions   []extensionBody `json:"extensions,omitempty"`
-}
-
-// extensionBody is 1.3.6.1.4.1.57264.1.Number.
-type extensionBody struct {
-	Number int    `json:"number"`
-	Value  string `json:"value"`
-}
-
-type certificateBody struct {
-	Serial        string `json:"serial"`
-	Chain         string `json:"chain"`
-	IssuerKeyHash string `json:"issuer_key_sha256"`
-	TBSHash       string `json:"tbs_sha256"`
-	NotBefore     string `json:"not_before"`
-	NotAfter      string `json:"not_after"`
-}
-
-type intentBody struct {
-	Request     requestBody     `json:"request"`
-	Identity    identityBody    `json:"identity"`
-	Token       tokenBody       `json:"token"`
-	Key         keyBody         `json:"key"`
-	Decision    decisionBody    `json:"decision"`
-	Certificate certificateBody `json:"certificate"`
-}
-
-type sctBody struct {
-	Log       string `json:"log"`
-	LogID     string `json:"log_id"`
-	Timestamp string `json:"timestamp"`
-	Index     int64  `json:"index"` // -1 when the log did not say
-}
-
-type outcomeBody struct {
-	Intent          uint64       `json:"intent"`
-	Serial          string       `json:"serial"`
-	Result          string       `json:"result"`
-	CertificateHash string       `json:"certificate_sha256,omitempty"`
-	Logged          bool         `json:"logged"`
-	SCT             *sctBody     `json:"sct,omitempty"`
-	Refusal         *refusalBody `json:"refusal,omitempty"`
-	Note            string       `json:"note,omitempty"`
-}
-
-type refusalBody struct {
-	Reason string `json:"reason"`
-	Kind   string `json:"kind"`
-	Cause  string `json:"cause,omitempty"`
-}
-
-type refusedBody struct {
-	Refusal  refusalBody   `json:"refusal"`
-	Request  requestBody   `json:"request"`
-	Identity identityBody  `json:"identity"`
-	Token    tokenBody     `json:"token"`
-	Key      *keyBody      `json:"key,omitempty"`
-	Decision *decisionBody `json:"decision,omitempty"`
-}
-
-func marshalIntent(i ca.Intent) ([]byte, error) {
-	return encode(intentBody{
-		Request: requestOf(i.Request), Identity: identityOf(i.Request.Identity),
-		Token: tokenOf(i.Request.Identity.Token), Key: keyOf(i.Request.Key), Decision: decisionOf(i.Decision),
-		Certificate: certificateBody{
-			Serial: hex.EncodeToString(i.Serial[:]), Chain: i.Chain,
-			IssuerKeyHash: hex.EncodeToString(i.IssuerKeyHash[:]), TBSHash: hex.EncodeToString(i.TBSHash[:]),
-			NotBefore: stamp(i.NotBefore), NotAfter: stamp(i.NotAfter),
-		},
-	})
-}
-
-func outcomeOf(o ca.Outcome) outcomeBody {
-	b := outcomeBody{Intent: o.Intent, Serial: hex.EncodeToString(o.Serial[:]), Result: resultIssued}
+// marshalOutcome takes the result apart from the outcome, because nobody knows the
+// result of an intent that a crash left open.
+func marshalOutcome(o *ca.Outcome, result, note string) []byte {
+	b := append(make([]byte, 0, 512), '{')
+	b = strconv.AppendUint(name(b, "intent"), o.Intent, 10)
+	b = digest(b, "serial", o.Serial[:])
+	b = member(b, "result", result)
 	if o.CertificateHash != ([32]byte{}) {
-		b.CertificateHash = hex.EncodeToString(o.CertificateHash[:])
+		b = digest(b, "certificate_sha256", o.CertificateHash[:])
 	}
-	if s := o.SCT; s.Log != "" || s.LogID != ([32]byte{}) || len(s.TLS) > 0 {
-		b.Logged = true
-		b.SCT = &sctBody{Log: s.Log, LogID: hex.EncodeToString(s.LogID[:]), Timestamp: stamp(s.Timestamp), Index: s.Index}
+	s := &o.SCT
+	logged := s.Log != "" || s.LogID != ([32]byte{}) || len(s.TLS) > 0
+	b = strconv.AppendBool(name(b, "logged"), logged)
+	if logged {
+		b = append(name(b, "sct"), '{')
+		b = member(b, "log", s.Log)
+		b = digest(b, "log_id", s.LogID[:])
+		b = moment(b, "timestamp", s.Timestamp)
+		b = strconv.AppendInt(name(b, "index"), s.Index, 10) // -1 when the log did not say
+		b = append(b, '}')
 	}
 	if o.Err != nil {
-		b.Result = resultNotIssued
-		b.Refusal = new(refusalOf(o.Err))
+		b = appendRefusal(name(b, "refusal"), o.Err)
 	}
-	return b
+	return append(optional(b, "note", note), '}')
 }
 
-func marshalRefused(r ca.Request, d ca.Decision, why *ca.Refusal) ([]byte, error) {
-	b := refusedBody{
-		Refusal: refusalOf(why), Request: requestOf(r),
-		Identity: identityOf(r.Identity), Token: tokenOf(r.Identity.Token),
+// resultOf is the result that an outcome tells.
+func resultOf(o *ca.Outcome) string {
+	if o.Err != nil {
+		return resultNotIssued
 	}
+	return resultIssued
+}
+
+func marshalRefused(r *ca.Request, d *ca.Decision, why *ca.Refusal) []byte {
+	b := append(make([]byte, 0, 2<<10), '{')
+	b = appendRefusal(name(b, "refusal"), why)
+	b = appendFacts(b, r)
 	if !r.Key.IsZero() {
-		b.Key = new(keyOf(r.Key))
+		b = appendKey(name(b, "key"), r.Key)
 	}
 	if d.Rule != "" {
-		b.Decision = new(decisionOf(d))
+		b = appendDecision(name(b, "decision"), d)
 	}
-	return encode(b)
+	return append(b, '}')
 }
 
-func requestOf(r ca.Request) requestBody {
-	b := requestBody{ID: r.ID, API: r.API, Time: stamp(r.Time), ConfigDigest: hex.EncodeToString(r.ConfigDigest[:])}
+// appendFacts appends the members request, identity and token.
+func appendFacts(b []byte, r *ca.Request) []byte {
+	b = append(name(b, "request"), '{')
+	b = member(b, "id", r.ID)
+	b = member(b, "api", r.API)
 	if r.Source.IsValid() {
-		b.Source = r.Source.String()
+		b = member(b, "source", r.Source.String())
 	}
-	return b
+	b = moment(b, "time", r.Time)
+	b = digest(b, "config_digest", r.ConfigDigest[:])
+	b = append(b, '}')
+
+	i := &r.Identity
+	b = append(name(b, "identity"), '{')
+	b = member(b, "issuer_name", i.IssuerName)
+	b = member(b, "issuer", i.Issuer)
+	b = member(b, "subject", i.Subject)
+	b = optional(b, "email", i.Email)
+	b = strconv.AppendBool(name(b, "email_verified"), i.EmailVerified)
+	b = append(b, '}')
+
+	t := &i.Token
+	b = append(name(b, "token"), '{')
+	b = digest(b, "digest", t.Digest[:])
+	b = member(b, "alg", t.Algorithm)
+	b = member(b, "kid", t.KeyID)
+	b = member(b, "key_thumbprint", t.KeyThumbprint)
+	b = optional(b, "jti", t.ID)
+	b = texts(name(b, "aud"), t.Audience)
+	b = optional(b, "azp", t.AuthorizedParty)
+	b = moment(b, "iat", t.IssuedAt)
+	if !t.NotBefore.IsZero() {
+		b = moment(b, "nbf", t.NotBefore)
+	}
+	b = moment(b, "exp", t.Expires)
+	b = strconv.AppendBool(name(b, "stale_keys"), t.StaleKeys)
+	return append(b, '}')
 }
 
-func identityOf(id ca.Identity) identityBody {
-	return identityBody{
-		IssuerName: id.IssuerName, Issuer: id.Issuer, Subject: id.Subject,
-		Email: id.Email, EmailVerified: id.EmailVerified,
-	}
-}
-
-func tokenOf(t ca.TokenFacts) tokenBody {
-	return tokenBody{
-		Digest: hex.EncodeToString(t.Digest[:]), Algorithm: t.Algorithm, KeyID: t.KeyID,
-		KeyThumbprint: t.KeyThumbprint, ID: t.ID, Audience: t.Audience, AuthorizedParty: t.AuthorizedParty,
-		IssuedAt: stamp(t.IssuedAt), NotBefore: stamp(t.NotBefore), Expires: stamp(t.Expires), StaleKeys: t.StaleKeys,
-	}
-}
-
-func keyOf(k ca.ProvenKey) keyBody {
+func appendKey(b []byte, k ca.ProvenKey) []byte {
 	hash := k.SPKIHash()
-	return keyBody{Kind: string(k.Kind()), SPKI: hex.EncodeToString(hash[:]), Proof: k.Proof()}
+	b = member(append(b, '{'), "kind", string(k.Kind()))
+	b = digest(b, "spki_sha256", hash[:])
+	return append(member(b, "proof", k.Proof()), '}')
 }
 
-func decisionOf(d ca.Decision) decisionBody {
-	b := decisionBody{
-		Rule: d.Rule, PolicyDigest: hex.EncodeToString(d.PolicyDigest[:]),
-		SANKind: string(d.SAN.Kind()), SAN: d.SAN.String(), Profile: d.Profile, Authority: d.Authority,
+func appendDecision(b []byte, d *ca.Decision) []byte {
+	b = member(append(b, '{'), "rule", d.Rule)
+	b = digest(b, "policy_digest", d.PolicyDigest[:])
+	b = member(b, "san_kind", string(d.SAN.Kind()))
+	b = member(b, "san", d.SAN.String())
+	b = optional(b, "profile", d.Profile)
+	b = optional(b, "authority", d.Authority)
+	if len(d.Extensions) > 0 {
+		b = append(name(b, "extensions"), '[')
+		for i, e := range d.Extensions { // 1.3.6.1.4.1.57264.1.Number
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = strconv.AppendInt(name(append(b, '{'), "number"), int64(e.Number), 10)
+			b = append(member(b, "value", e.Value), '}')
+		}
+		b = append(b, ']')
 	}
-	for _, e := range d.Extensions {
-		b.Extensions = append(b.Extensions, extensionBody(e))
-	}
-	return b
+	return append(b, '}')
 }
 
-func refusalOf(r *ca.Refusal) refusalBody {
-	b := refusalBody{Reason: string(r.Reason), Kind: kindName(r.Kind)}
+func appendRefusal(b []byte, r *ca.Refusal) []byte {
+	b = member(append(b, '{'), "reason", string(r.Reason))
+	b = member(b, "kind", kindName(r.Kind))
 	if r.Err != nil {
-		b.Cause = shorten(r.Err.Error())
+		b = optional(b, "cause", shorten(r.Err.Error()))
 	}
-	return b
+	return append(b, '}')
 }
 
 func kindName(k ca.Kind) string {

@@ -173,7 +173,11 @@ func (f *Follower) show(h header, body []byte) (Followed, error) {
 	switch h.typ {
 	case typeIntent:
 		var b struct {
-			Certificate certificateBody `json:"certificate"`
+			Certificate struct {
+				Serial        string `json:"serial"`
+				IssuerKeyHash string `json:"issuer_key_sha256"`
+				TBSHash       string `json:"tbs_sha256"`
+			} `json:"certificate"`
 		}
 		if err := json.Unmarshal(body, &b); err != nil {
 			return r, fmt.Errorf("reading the intent: %w", err)
@@ -186,7 +190,15 @@ func (f *Follower) show(h header, body []byte) (Followed, error) {
 		f.open[h.seq] = in
 		r.Intent = &in
 	case typeOutcome:
-		var b outcomeBody
+		var b struct {
+			Intent uint64 `json:"intent"`
+			SCT    *struct {
+				Log       string `json:"log"`
+				LogID     string `json:"log_id"`
+				Timestamp string `json:"timestamp"`
+				Index     int64  `json:"index"`
+			} `json:"sct"`
+		}
 		if err := json.Unmarshal(body, &b); err != nil {
 			return r, fmt.Errorf("reading the outcome: %w", err)
 		}

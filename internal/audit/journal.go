@@ -154,13 +154,9 @@ func (j *Journal) Intent(ctx context.Context, i ca.Intent) (uint64, error) {
 	if err := j.Ready(); err != nil {
 		return 0, err
 	}
-	body, err := marshalIntent(i)
-	if err != nil {
-		return 0, err
-	}
-	e := newEntry(typeIntent, body, true)
+	e := newEntry(typeIntent, marshalIntent(&i), true)
 	e.effect = effect{opens: true, serial: i.Serial}
-	if err := j.submit(ctx, e); err != nil {
+	if err := j.submit(ctx, e, 0); err != nil {
 		return 0, fmt.Errorf("audit: recording intent: %w", err)
 	}
 	return e.seq, nil
@@ -170,26 +166,16 @@ func (j *Journal) Intent(ctx context.Context, i ca.Intent) (uint64, error) {
 // for at most five seconds; the record is durable with the next group, at most
 // a tenth of a second later.
 func (j *Journal) Outcome(ctx context.Context, o ca.Outcome) error {
-	e, err := outcomeEntry(outcomeOf(o), o.Serial)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	if err := j.submit(ctx, e); err != nil {
+	if err := j.submit(ctx, outcomeEntry(&o, resultOf(&o), ""), writeTimeout); err != nil {
 		return fmt.Errorf("audit: recording outcome of intent %d: %w", o.Intent, err)
 	}
 	return nil
 }
 
-func outcomeEntry(b outcomeBody, serial [20]byte) (*entry, error) {
-	body, err := encode(b)
-	if err != nil {
-		return nil, err
-	}
-	e := newEntry(typeOutcome, body, false)
-	e.effect = effect{closes: true, intent: b.Intent, serial: serial, result: b.Result}
-	return e, nil
+func outcomeEntry(o *ca.Outcome, result, note string) *entry {
+	e := newEntry(typeOutcome, marshalOutcome(o, result, note), false)
+	e.effect = effect{closes: true, intent: o.Intent, serial: o.Serial, result: result}
+	return e
 }
 
 // Refused records the refusal of a verified identity, or counts it when there
@@ -205,15 +191,9 @@ func (j *Journal) Refused(ctx context.Context, r ca.Request, d ca.Decision, why 
 		j.drop(why.Reason)
 		return nil
 	}
-	body, err := marshalRefused(r, d, why)
-	if err != nil {
-		return err
-	}
-	e := newEntry(typeRefused, body, false)
+	e := newEntry(typeRefused, marshalRefused(&r, &d, why), false)
 	e.reason = why.Reason
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	if err := j.submit(ctx, e); err != nil {
+	if err := j.submit(ctx, e, writeTimeout); err != nil {
 		return fmt.Errorf("audit: recording refusal: %w", err)
 	}
 	return nil
@@ -249,7 +229,7 @@ func (j *Journal) Event(ctx context.Context, kind string, attrs ...slog.Attr) er
 	if err != nil {
 		return err
 	}
-	if err := j.submit(ctx, newEntry(typeEvent, body, true)); err != nil {
+	if err := j.submit(ctx, newEntry(typeEvent, body, true), 0); err != nil {
 		return fmt.Errorf("audit: recording event %s: %w", kind, err)
 	}
 	return nil

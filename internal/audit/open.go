@@ -13,8 +13,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
+
+	"github.com/mayfly-ca/mayfly/ca"
 )
 
 // Open takes the journal in c.Dir for this process, reads all of it, and
@@ -76,7 +79,7 @@ func recoverJournal(ctx context.Context, c Config, lockFile *os.File) (*Journal,
 		limiter: rate.NewLimiter(rate.Limit(c.RefusalRate), c.RefusalBurst), tally: tally{clock: c.Clock},
 		queue: make(chan *entry, maxGroup), closing: make(chan struct{}), stopped: make(chan struct{}), started: time.Now(),
 	}
-	w := &writer{j: j, disk: c.disk(dir), chain: s.chain, node: c.Node}
+	w := &writer{j: j, disk: c.disk(dir), chain: s.chain, node: c.Node, counts: make(map[string]prometheus.Counter)}
 	w.limits.segment, w.limits.reserve, w.limits.floor = c.SegmentBytes, c.ReserveBytes, c.FloorBytes
 	crashed := s.torn > 0 || s.chain.next > 0 && s.chain.lastTyp != typeClosed
 	if len(seqs) > 0 {
@@ -125,14 +128,8 @@ func (w *writer) begin(crashed bool, torn int64) error {
 		w.j.logger.Warn("audit journal recovered", "cut_bytes", torn, "open_intents", len(w.chain.open))
 	}
 	for intent, serial := range w.chain.open {
-		e, err := outcomeEntry(outcomeBody{
-			Intent: intent, Serial: hex.EncodeToString(serial[:]), Result: resultUnknown,
-			Note: "the process ended before the outcome was recorded; treat as issued",
-		}, serial)
-		if err != nil {
-			return err
-		}
-		group = append(group, e)
+		group = append(group, outcomeEntry(&ca.Outcome{Intent: intent, Serial: serial}, resultUnknown,
+			"the process ended before the outcome was recorded; treat as issued"))
 	}
 	slices.SortStableFunc(group, func(a, b *entry) int { return compareIntents(a.effect, b.effect) })
 	for chunk := range slices.Chunk(group, maxGroup) {

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/mayfly-ca/mayfly/ca"
 )
 
@@ -50,15 +52,24 @@ func newEntry(typ string, body []byte, durable bool) *entry {
 	return &entry{typ: typ, body: body, durable: durable, done: make(chan error, 1)}
 }
 
-// submit hands e to the writer and waits for the answer.
-func (j *Journal) submit(ctx context.Context, e *entry) error {
+// submit hands e to the writer and waits for the answer, for as long as ctx and,
+// unless it is 0, limit allow.
+func (j *Journal) submit(ctx context.Context, e *entry, limit time.Duration) error {
 	if err := j.usable(); err != nil {
 		return err
+	}
+	var late <-chan time.Time
+	if limit > 0 {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		late = timer.C
 	}
 	select {
 	case j.queue <- e:
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-late:
+		return context.DeadlineExceeded
 	case <-j.stopped:
 		return errClosed
 	}
@@ -73,11 +84,18 @@ func (j *Journal) submit(ctx context.Context, e *entry) error {
 			return errClosed
 		}
 	case <-ctx.Done():
-		if e.state.CompareAndSwap(queued, abandoned) || e.state.CompareAndSwap(taken, abandoned) {
-			return ctx.Err()
-		}
-		return <-e.done
+		return e.abandon(ctx.Err())
+	case <-late:
+		return e.abandon(context.DeadlineExceeded)
 	}
+}
+
+// abandon gives e up with an error, unless its answer is on the way.
+func (e *entry) abandon(err error) error {
+	if e.state.CompareAndSwap(queued, abandoned) || e.state.CompareAndSwap(taken, abandoned) {
+		return err
+	}
+	return <-e.done
 }
 
 // writer owns the files and the chain. One goroutine runs it.
@@ -93,6 +111,8 @@ type writer struct {
 	buf []byte
 	// dirty says that something written is not synced.
 	dirty bool
+	// counts are the series of metrics.records that exist.
+	counts map[string]prometheus.Counter
 	// orphans close intents whose callers gave up too late.
 	orphans []*entry
 }
@@ -235,9 +255,19 @@ func (w *writer) seal(group []*entry) []*entry {
 		}
 		w.buf, e.seq = buf, seq
 		kept = append(kept, e)
-		w.j.metrics.records.WithLabelValues(e.typ).Inc()
+		w.count(e.typ)
 	}
 	return kept
+}
+
+// count counts a record. Its series is looked up once.
+func (w *writer) count(typ string) {
+	c, ok := w.counts[typ]
+	if !ok {
+		c = w.j.metrics.records.WithLabelValues(typ)
+		w.counts[typ] = c
+	}
+	c.Inc()
 }
 
 func (w *writer) write() error {
@@ -300,13 +330,8 @@ func (w *writer) answerOne(e *entry, err error) {
 	if err != nil || !e.effect.opens {
 		return
 	}
-	o, err := outcomeEntry(outcomeBody{
-		Intent: e.seq, Serial: hex.EncodeToString(e.effect.serial[:]), Result: resultNotIssued,
-		Note: "the request ended before its intent was durable; nothing was signed",
-	}, e.effect.serial)
-	if err == nil {
-		w.orphans = append(w.orphans, o)
-	}
+	w.orphans = append(w.orphans, outcomeEntry(&ca.Outcome{Intent: e.seq, Serial: e.effect.serial}, resultNotIssued,
+		"the request ended before its intent was durable; nothing was signed"))
 }
 
 // poison ends recording for good. After a failed fsync the kernel may mark the
