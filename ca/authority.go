@@ -236,7 +236,8 @@ func (a *Authority) draft(r Request, decision Decision) (*draft, error) {
 
 // fulcioExtensions puts the identity's extensions around the decided ones.
 func fulcioExtensions(decided []Extension, id Identity) ([]Extension, error) {
-	all := []Extension{{extIssuerRaw, id.Issuer}, {extIssuer, id.Issuer}, {extTokenSubject, id.Subject}}
+	all := append(make([]Extension, 0, len(decided)+3),
+		Extension{extIssuerRaw, id.Issuer}, Extension{extIssuer, id.Issuer}, Extension{extTokenSubject, id.Subject})
 	for _, e := range decided {
 		switch {
 		case e.Value == "":

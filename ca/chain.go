@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -160,9 +161,23 @@ func NewChain(cfg ChainConfig, now time.Time) (*Chain, error) {
 }
 
 // encodePEM returns one certificate without a final newline, as Fulcio's
-// answers carry it.
+// answers carry it. It is what encoding/pem makes, at once where that takes a
+// buffer, an encoder and two copies; every answer holds one.
 func encodePEM(der []byte) string {
-	return strings.TrimSuffix(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), "\n")
+	const begin, end = "-----BEGIN CERTIFICATE-----\n", "-----END CERTIFICATE-----"
+	const octets = 48 // in a line of 64 characters (RFC 7468, Section 2)
+	var line [64 + 1]byte
+	var s strings.Builder
+	s.Grow(len(begin) + base64.StdEncoding.EncodedLen(len(der)) + len(der)/octets + 1 + len(end))
+	s.WriteString(begin)
+	for part := range slices.Chunk(der, octets) {
+		n := base64.StdEncoding.EncodedLen(len(part))
+		base64.StdEncoding.Encode(line[:], part)
+		line[n] = '\n'
+		s.Write(line[:n+1])
+	}
+	s.WriteString(end)
+	return s.String()
 }
 
 // complete computes what follows from the certificates.

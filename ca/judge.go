@@ -18,20 +18,21 @@ import (
 // annotations and headers of 8 KiB.
 const maxCertificate = 8 << 10
 
+// maxSignature is the longest signature, of an RSA key with 4096 bits, with what
+// encloses it and the certificate.
+const maxSignature = 512 + 1 + 2*4
+
 // judge parses to-be-signed bytes with crypto/x509, which shares no code with
 // our encoder, and compares them with what was decided. It is the last look
 // before a CA key is used: whatever bug the encoder may have, a certificate that
 // says something else is never signed.
 func judge(tbsDER []byte, d *draft, id Identity) error {
-	// crypto/x509 parses only whole certificates; the signature is not looked at
-	// but counts for the size, so it is as long as the longest (RSA 4096).
-	der := certificate(tbsDER, d.chain.signatureAlgorithm, make([]byte, 512))
-	cert, err := x509.ParseCertificate(der)
+	cert, err := parseTBS(tbsDER, d.chain.signatureAlgorithm)
 	if err != nil {
 		return fmt.Errorf("parsing to-be-signed bytes: %w", err)
 	}
-	if len(der) > maxCertificate {
-		return fmt.Errorf("certificate would have %d bytes, more than %d", len(der), maxCertificate)
+	if size := len(tbsDER) + len(d.chain.signatureAlgorithm) + maxSignature; size > maxCertificate {
+		return fmt.Errorf("certificate would have %d bytes, more than %d", size, maxCertificate)
 	}
 	return errors.Join(judgeFields(cert, tbsDER, d), judgeMeaning(cert, d), judgeExtensions(cert, d, id))
 }
@@ -235,8 +236,8 @@ func fulcioNumber(oid asn1.ObjectIdentifier) int {
 	return oid[last]
 }
 
-// parseTBS has crypto/x509, which reads only whole certificates, read to-be-signed
-// bytes.
+// parseTBS has crypto/x509 parse to-be-signed bytes. It parses only whole
+// certificates, but does not look at the signature.
 func parseTBS(tbsDER, algorithm []byte) (*x509.Certificate, error) {
 	return x509.ParseCertificate(certificate(tbsDER, algorithm, make([]byte, 64)))
 }

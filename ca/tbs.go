@@ -314,7 +314,7 @@ func sctList(sct []byte) ([]byte, error) {
 	if n == 0 || n+2 > math.MaxUint16 {
 		return nil, fmt.Errorf("an SCT of %d bytes fits in no list", n)
 	}
-	b, at := openExtension(make([]byte, 0, n+2*2+4*maxHeader), derSCTList, false)
+	b, at := openExtension(make([]byte, 0, len(derSCTList)+n+2*2+3*maxHeader), derSCTList, false)
 	b = binary.BigEndian.AppendUint16(b, uint16(n+2))
 	b = binary.BigEndian.AppendUint16(b, uint16(n))
 	b = append(b, sct...)
