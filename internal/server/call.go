@@ -101,6 +101,9 @@ func knownMethod(m string) string {
 // and content type, so that both live on one port: some clients dial gRPC at
 // the host and port of the HTTP URL. It needs HTTP/2, by ALPN or, in plaintext,
 // by prior knowledge.
+//
+// Serve bounds what a client may take to send its request and read its answer;
+// whoever serves the handler otherwise has to set those limits himself.
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
