@@ -34,11 +34,11 @@ func main() {
 
 // options are the command line.
 type options struct {
-	mayfly, fulcio, rows, write, json string
-	round, soak                       time.Duration
-	rounds                            int
-	quick                             bool
-	command                           string
+	mayfly, fulcio, rows, write, json, dir string
+	round, soak                            time.Duration
+	rounds                                 int
+	quick                                  bool
+	command                                string
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -48,6 +48,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.mayfly, "mayfly", "bin/mayfly", "the `program` mayfly")
 	flags.StringVar(&o.fulcio, "fulcio", "", "the `program` fulcio; empty measures Mayfly alone")
 	flags.StringVar(&o.rows, "rows", "", "a `regexp` that picks rows by name, \"flood\" among them; empty for all")
+	flags.StringVar(&o.dir, "dir", "", "a `directory` on the disk that Mayfly is to write to; empty for that of temporary files")
 	flags.DurationVar(&o.round, "round", 8*time.Second, "how long one measurement lasts")
 	flags.IntVar(&o.rounds, "rounds", 2, "how many measurements there are of each kind")
 	flags.StringVar(&o.write, "write", "", "put the tables into this `document`, between its markers")
@@ -94,7 +95,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 			return err
 		}
 	}
-	dir, err := os.MkdirTemp("", "mayfly-compare-")
+	dir, err := os.MkdirTemp(o.dir, "mayfly-compare-")
 	if err != nil {
 		return fmt.Errorf("making a directory: %w", err)
 	}
@@ -107,7 +108,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if o.soak > 0 {
 		return c.reportSoak(ctx, o, stdout)
 	}
+	disk, err := syncTimes(dir)
+	if err != nil {
+		return err
+	}
 	r := report.Report{Command: o.command, Versions: versions(ctx, c.Mayfly, c.Fulcio), Round: o.round, Rounds: o.rounds}
+	r.Versions = append(r.Versions, report.Version{Name: "Disk", Is: disk})
 	if err := c.measureAll(ctx, &r, pick); err != nil {
 		// What was measured is shown, but is no document.
 		o.write = ""
