@@ -64,11 +64,16 @@ func (k *key) verifies(alg, signed string, signature []byte) bool {
 // digest appends the digest of a text to room.
 func (a algorithm) digest(room []byte, text string) []byte {
 	if a.hash == crypto.SHA256 {
-		// On the stack, where most tokens have room: a copy on the heap would be
-		// garbage the next moment.
-		var copied [1 << 10]byte
-		sum := sha256.Sum256(append(copied[:0], text...))
-		return append(room, sum[:]...)
+		// By pieces, because a copy of the whole on the heap would be garbage the
+		// next moment.
+		h := sha256.New()
+		var piece [1 << 10]byte
+		for len(text) > 0 {
+			n := copy(piece[:], text)
+			h.Write(piece[:n])
+			text = text[n:]
+		}
+		return h.Sum(room)
 	}
 	h := a.hash.New()
 	h.Write([]byte(text))
