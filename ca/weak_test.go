@@ -264,6 +264,28 @@ func FuzzWeakArithmetic(f *testing.F) {
 	})
 }
 
+// FuzzIsSquare compares with math/big, for the prime of Ed25519 and others.
+func FuzzIsSquare(f *testing.F) {
+	primes := []*big.Int{curve25519().p, big.NewInt(3), big.NewInt(65537), new(big.Int).SetUint64(1<<64 - 59)}
+	for _, c := range curves[:1] { // P-256: its field and its order have all 256 bits
+		primes = append(primes, c.curve.Params().P, c.curve.Params().N)
+	}
+	for i := range primes {
+		f.Add([]byte{}, uint8(i))
+		f.Add([]byte{2}, uint8(i))
+		f.Add(new(big.Int).Sub(primes[i], big.NewInt(1)).Bytes(), uint8(i))
+		f.Add(new(big.Int).Lsh(big.NewInt(5), 192).Bytes(), uint8(i))
+	}
+	f.Fuzz(func(t *testing.T, number []byte, which uint8) {
+		p := primes[int(which)%len(primes)]
+		n := new(big.Int).SetBytes(number[:min(len(number), 64)])
+		n.Mod(n, p)
+		if got, want := isSquare(n, p), big.Jacobi(n, p) == 1; got != want {
+			t.Fatalf("%v is a square modulo %v: got %v, want %v", n, p, got, want)
+		}
+	})
+}
+
 // FuzzParsePublicKey: no input panics, and an accepted key is the canonical
 // encoding of a key that crypto/x509 reads as the same.
 func FuzzParsePublicKey(f *testing.F) {
