@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -157,7 +158,12 @@ func (w *writer) run(refusalInterval time.Duration, lockFile *os.File) {
 }
 
 // collect takes what else is waiting, up to the bounds of a group.
+//
+// Whoever can run has his turn first: those whom the last group answered are about
+// to queue their next record, and the first of them would otherwise have a sync to
+// himself. It is no delay. A caller who is alone waits for nobody.
 func (w *writer) collect(first *entry) []*entry {
+	runtime.Gosched()
 	group, size := []*entry{first}, len(first.body)
 	for len(group) < maxGroup && size < maxGroupBytes {
 		select {
