@@ -3,6 +3,7 @@ package embedded
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -41,7 +42,12 @@ func (l *Log) commitLoop() {
 }
 
 // collect takes what waits, up to a full group, less those who left.
+//
+// Whoever can run has his turn first: requests come in waves, because their
+// intents became durable together, and the first of a wave would otherwise have a
+// sync to himself. It is no delay. A submitter who is alone waits for nobody.
 func (l *Log) collect(first *pending) []*pending {
+	runtime.Gosched()
 	var group []*pending
 	size := 0
 	for p := first; ; {
