@@ -1,6 +1,7 @@
 package ctlog_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -40,5 +41,28 @@ func BenchmarkVerifySCT(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// instantLog answers at once: what is left is the pool.
+type instantLog struct{ sct ctlog.SCT }
+
+func (instantLog) Name() string                                                  { return "instant" }
+func (instantLog) ID() [32]byte                                                  { return [32]byte{1} }
+func (instantLog) Ready() error                                                  { return nil }
+func (l instantLog) Submit(context.Context, ctlog.Submission) (ctlog.SCT, error) { return l.sct, nil }
+
+func BenchmarkPool(b *testing.B) {
+	p, err := ctlog.NewPool(ctlog.PoolConfig{Logs: []ctlog.Log{instantLog{ctlog.SCT{LogID: [32]byte{1}}}}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer p.Close()
+	s := testca.New(b).Precertificate(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := p.Submit(context.Background(), s); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
