@@ -154,7 +154,9 @@ func (a *Authority) Issue(ctx context.Context, r Request) (Certificate, error) {
 		outcome.CertificateHash = sha256.Sum256(cert.DER)
 	}
 	if recErr := a.recorder.Outcome(context.WithoutCancel(ctx), outcome); recErr != nil {
-		return Certificate{}, a.count(Refuse(KindUnavailable, ReasonAuditFailed, "recording the outcome: %w", errors.Join(recErr, err)))
+		unknown := Refuse(KindUnavailable, ReasonAuditFailed, "recording the outcome: %w", errors.Join(recErr, err))
+		unknown.Uncertain = true
+		return Certificate{}, a.count(unknown)
 	}
 	if err != nil {
 		return Certificate{}, a.count(outcome.Err)

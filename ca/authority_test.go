@@ -201,6 +201,9 @@ func TestIssueAsksEverybodyBeforeItSigns(t *testing.T) {
 			if n := a.pki.key.count(); n != 0 || a.log.size() != 0 {
 				t.Errorf("%d signatures, %d log entries; want none", n, a.log.size())
 			}
+			if AsRefusal(err).Uncertain {
+				t.Error("it is uncertain whether there is a certificate; nothing was signed")
+			}
 		})
 	}
 }
@@ -244,6 +247,9 @@ func TestIssueWithholdsTheCertificateWhenTheOutcomeCannotBeRecorded(t *testing.T
 	wantRefusal(t, err, KindUnavailable, ReasonAuditFailed)
 	if cert.DER != nil {
 		t.Error("a certificate was returned all the same")
+	}
+	if !AsRefusal(err).Uncertain {
+		t.Error("a certificate was signed, and the refusal does not say so")
 	}
 }
 

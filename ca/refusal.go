@@ -117,6 +117,10 @@ type Refusal struct {
 	Kind   Kind
 	// RetryAfter is when trying again makes sense; zero when unknown.
 	RetryAfter time.Duration
+	// Uncertain says that there may be a certificate nevertheless: it was being
+	// made, and what became of it could not be recorded. Without it, an outage has
+	// left none.
+	Uncertain bool
 	// Err is the cause, for the operator.
 	Err error
 }

@@ -1,10 +1,13 @@
 package stack
 
 import (
+	"bytes"
+	"context"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -240,6 +243,39 @@ func TestOneTimeTokenIsUsedUpByACertificateOnly(t *testing.T) {
 	}
 	if status, code := ask("alice"); code != "token_reused" {
 		t.Errorf("after a certificate: %d %q, want token_reused", status, code)
+	}
+}
+
+// Before anything was signed there is no certificate to have been had, whatever
+// it is that failed: after an outage of the journal the same token must do.
+func TestOneTimeTokenOutlivesAnOutageOfTheJournal(t *testing.T) {
+	s := newSite(t)
+	s.initLog()
+	rule := "    allow: all\n    san: email\n    one_time_tokens: true\n    may_issue: {email_domains: [corp.example]}\n"
+	stack, err := Open(t.Context(), s.ruled("127.0.0.1:1", rule), Options{})
+	s.must(err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	verifier := stack.current.Load().verifier
+	go func() { verifier.Run(ctx); close(done) }()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		_ = stack.Close() // says that the journal is closed
+	})
+	s.awaitKeys(stack)
+	s.must(stack.journal.Close(ctx))
+
+	token := s.token(func(c map[string]any) { c["jti"] = "once" })
+	req := httptest.NewRequest(http.MethodPost, "/api/v2/signingCert", bytes.NewReader(body(t, newKey(t), "alice")))
+	req.Header.Set("Authorization", "Bearer "+token)
+	w := httptest.NewRecorder()
+	stack.server.Handler().ServeHTTP(w, req)
+	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "audit_unavailable") {
+		t.Fatalf("without a journal: %d %s, want 503 audit_unavailable", w.Code, w.Body)
+	}
+	if _, err := verifier.Verify(ctx, token); err != nil {
+		t.Errorf("the token is used up without a certificate: %v", err)
 	}
 }
 

@@ -131,7 +131,7 @@ func (s *Stack) shownAs(n *snapshot, a *ca.Authority, name string) *server.Snaps
 func (n *snapshot) issue(ctx context.Context, a *ca.Authority, r ca.Request) (ca.Certificate, error) {
 	cert, err := a.Issue(ctx, r)
 	if err != nil {
-		if why := ca.AsRefusal(err); why.Reason != ca.ReasonAuditFailed && why.Kind != ca.KindInternal {
+		if why := ca.AsRefusal(err); !why.Uncertain && why.Kind != ca.KindInternal {
 			n.verifier.Refund(r.Identity)
 		}
 	}
