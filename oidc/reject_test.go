@@ -70,6 +70,7 @@ func TestVerifyRefusesShapes(t *testing.T) {
 		{"one byte over the limit", strings.Repeat("a", defaultMaxTokenBytes+1), ca.ReasonTokenTooLarge},
 		{"JWE", b64([]byte(`{"alg":"RSA-OAEP","enc":"A256GCM"}`)) + ".a2V5.aXY.Y2lwaGVy.dGFn", ca.ReasonTokenEncrypted},
 		{"enc in the header", rs256().token(t, goodHeader().with("enc", "A256GCM"), p.goodClaims()), ca.ReasonTokenEncrypted},
+		{"two tokens with a blank between", good + " " + good, ca.ReasonTokenMalformed},
 		{"flattened JSON", text(object{"protected": part[0], "payload": part[1], "signature": part[2]}), ca.ReasonTokenMalformed},
 		{"JSON, unprotected header", unprotected, ca.ReasonTokenMalformed},
 		{"general JSON, two signatures", general, ca.ReasonTokenMalformed},

@@ -63,6 +63,9 @@ func parseToken(raw string, limit int) (*token, *ca.Refusal) {
 	switch dots := strings.Count(raw, "."); dots {
 	case 2:
 	case 4: // RFC 7516, Section 9: a JWE has five parts
+		if strings.ContainsFunc(raw, notInTokens) { // two tokens have as many, when a blank stands between them
+			return nil, invalid(ca.ReasonTokenMalformed, "token has characters that no token has")
+		}
 		return nil, invalid(ca.ReasonTokenEncrypted, "token has five parts")
 	default:
 		return nil, invalid(ca.ReasonTokenMalformed, "token has %d parts", dots+1)
@@ -84,6 +87,12 @@ func parseToken(raw string, limit int) (*token, *ca.Refusal) {
 		return nil, r
 	}
 	return t, nil
+}
+
+// notInTokens reports whether r is neither in the alphabet of base64url nor the
+// dot between parts.
+func notInTokens(r rune) bool {
+	return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && r != '-' && r != '_' && r != '.'
 }
 
 // decode decodes the three parts of a token.
