@@ -70,7 +70,7 @@ func verdict(t testing.TB, p *policy.Policy, r ca.Request) string {
 
 func TestConditions(t *testing.T) {
 	const claims = `{"sub":"u1","acr":"mfa","amr":["pwd","otp"],"auth_time":1795337000,"groups":["/code-signers"],"one":"/code-signers",
-		"n":12345678901234567,"huge":123456789012345678901234567890,"nothing":null,"realm_access":{"roles":["signer"]},"flag":true,
+		"n":12345678901234567,"huge":123456789012345678901234567890,"nothing":null,"realm_access":{"roles":["signer"]},"flag":true,"none":[],
 		"azp":"codesign-cli","roles":[{"name":"a"},{"id":1}],"soon":1795337756,"later":1795337796,"written":"1795337000","https://corp.example/role":"x"}`
 	for _, tc := range []struct{ when, want string }{
 		{`true`, "one"},
@@ -97,6 +97,11 @@ func TestConditions(t *testing.T) {
 		{`issuer.name == "idp" && issuer.url == "` + realm + `" && issuer.origin == "https://kc.corp.example"`, "one"},
 		{`issuer.address == "kc.corp.example/realms/eng"`, "one"},
 		{`claims.roles.exists(r, has(r.name) && r.name == "a")`, "one"},
+		// A list where a string was expected is in no list of strings, and no key.
+		{`has(claims.groups) && !(claims.groups in ["/code-signers", "/staff"])`, "one"},
+		{`has(claims.groups) && !(claims.groups in {"/code-signers": true})`, "one"},
+		{`has(claims.none) && !optional.ofNonZeroValue(claims.none).hasValue()`, "one"},
+		{`optional.ofNonZeroValue(claims.groups).hasValue()`, "one"},
 
 		// What is absent is no match, wherever it stands.
 		{`claims.missing == "x"`, "policy"},

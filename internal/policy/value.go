@@ -104,18 +104,27 @@ func (a adapter) NativeToValue(v any) ref.Val {
 
 // list is a JSON array of a token. It finds a string in itself, such as a group
 // among hundreds, without making a CEL value of each member.
+//
+// It is always a pointer: CEL looks values up among the keys of a map of Go, and
+// that panics for a struct with a slice in it.
 type list struct {
 	traits.Lister
 	members []any
 }
 
-func newList(members []any, path string) list {
-	return list{types.NewDynamicList(adapter{path}, members), members}
+func newList(members []any, path string) *list {
+	return &list{types.NewDynamicList(adapter{path}, members), members}
 }
+
+// IsZeroValue implements traits.Zeroer, for optional.ofNonZeroValue.
+func (l *list) IsZeroValue() bool { return len(l.members) == 0 }
+
+// Fold implements traits.Foldable, for the macros.
+func (l *list) Fold(f traits.Folder) { types.ToFoldableList(l.Lister).Fold(f) }
 
 // Contains implements traits.Container. A string equals a string and no other
 // value of CEL.
-func (l list) Contains(v ref.Val) ref.Val {
+func (l *list) Contains(v ref.Val) ref.Val {
 	s, ok := v.(types.String)
 	if !ok {
 		return l.Lister.Contains(v)
