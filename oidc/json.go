@@ -56,6 +56,8 @@ type decoder struct {
 	text    string
 	pos     int
 	members int
+	// counted is up to where commas have made room in an array.
+	counted int
 	limits  jsonLimits
 }
 
@@ -226,10 +228,16 @@ func (d *decoder) array(depth int) ([]any, error) {
 }
 
 // commas counts the commas in what is left of an array, if none of its elements
-// has a bracket in it, up to a limit; it is a hint.
+// has a bracket in it, up to a limit; it is a hint. None counts twice: one comma,
+// perhaps in a string, would make room in each array around it.
 func (d *decoder) commas() int {
-	rest := d.text[d.pos:]
-	return min(strings.Count(rest[:max(0, strings.IndexByte(rest, ']'))], ","), maxArrayRoom)
+	end := d.pos + strings.IndexByte(d.text[d.pos:], ']')
+	start := max(d.pos, d.counted)
+	if start >= end {
+		return 0
+	}
+	d.counted = end
+	return min(strings.Count(d.text[start:end], ","), maxArrayRoom)
 }
 
 // open consumes a bracket and reports that something is inside, or consumes end,
