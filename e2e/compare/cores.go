@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -48,7 +49,7 @@ func confine(cores *unix.CPUSet) error {
 		if err != nil {
 			return fmt.Errorf("finding the threads: %w", err)
 		}
-		if err := unix.SchedSetaffinity(id, cores); err != nil && err != unix.ESRCH { //nolint:errorlint // an errno by itself
+		if err := unix.SchedSetaffinity(id, cores); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("choosing cores: %w", err)
 		}
 	}
