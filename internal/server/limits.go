@@ -13,7 +13,8 @@ import (
 
 // maxKeys bounds the memory of a limiter, at some 200 bytes a key. Whoever
 // commands more addresses than this can push out buckets, his own among them,
-// and is then held by the in-flight limit alone.
+// and is then held by the limit of connections alone and, if his tokens verify,
+// by that of issuances in flight.
 const maxKeys = 1 << 16
 
 // complete checks limits and puts in the defaults.
@@ -93,9 +94,10 @@ func addressKey(addr netip.Addr) netip.Prefix {
 	return key
 }
 
-// The lines about requests of unverified identity, which anybody can cause, and of
-// those beyond the in-flight limit: so many per second and at once. A flood would otherwise fill the disk that the
-// journal needs, and tell nothing that metrics do not count.
+// The lines about requests of unverified identity, which anybody can cause, and
+// about those beyond the in-flight limit: so many per second and at once. A flood
+// would otherwise fill the disk that the journal needs, and tell nothing that
+// metrics do not count.
 const (
 	anonymousLines = 50
 	anonymousBurst = 2000
