@@ -9,8 +9,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fixedkey"
 )
 
-// maxTables bounds the memory for the tables of fixedkey, which are half a
-// megabyte for a key at most. Chains beyond it are verified by crypto/ecdsa. It
+// maxTables bounds the memory for the tables of fixedkey, which are 0.6 megabytes
+// for a key at most. Chains beyond it are verified by crypto/ecdsa. It
 // leaves room for 64 chains that sign and as many that follow them in a reload.
 const maxTables = 128
 
