@@ -68,7 +68,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	var told []string
 	flags.Visit(func(f *flag.Flag) {
 		if !slices.Contains([]string{"mayfly", "fulcio", "write", "json"}, f.Name) {
-			told = append(told, fmt.Sprintf("-%s=%s", f.Name, f.Value))
+			told = append(told, fmt.Sprintf("-%s=%s", f.Name, forMake(f.Value.String())))
 		}
 	})
 	o.command = "make bench-compare"
@@ -76,6 +76,15 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		o.command += fmt.Sprintf(" COMPARE='%s'", strings.Join(told, " "))
 	}
 	return o, nil
+}
+
+// forMake writes a value as it has to stand in COMPARE='…': make reads it, and then
+// the shell of its recipe.
+func forMake(value string) string {
+	if strings.ContainsAny(value, " |$^*+?()[]") {
+		value = `"` + value + `"`
+	}
+	return strings.ReplaceAll(value, "$", "$$")
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
