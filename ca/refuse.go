@@ -18,7 +18,7 @@ func (a *Authority) refuse(ctx context.Context, r Request, d Decision, err error
 	refusal := AsRefusal(err)
 	if recErr := a.recorder.Refused(context.WithoutCancel(ctx), r, d, refusal); recErr != nil {
 		refusal = &Refusal{
-			Reason: refusal.Reason, Kind: refusal.Kind, RetryAfter: refusal.RetryAfter,
+			Reason: refusal.Reason, Kind: refusal.Kind, RetryAfter: refusal.RetryAfter, Uncertain: refusal.Uncertain,
 			Err: errors.Join(refusal.Err, recErr),
 		}
 	}

@@ -102,8 +102,8 @@ type Limits struct {
 	// PerAddress is how often one client address may ask; default 600/min.
 	// Behind a proxy it needs listen.trusted_proxies to mean anything.
 	PerAddress Rate `yaml:"per_address"`
-	// InFlight is how many requests may be worked on at once; default 256, from
-	// 1 to 65536.
+	// InFlight is how many requests with a verified token may be worked on at
+	// once; default 256, from 1 to 65536.
 	InFlight int `yaml:"in_flight"`
 	// TokenSize is the longest token accepted; default 16KiB, from 1KiB to
 	// 64KiB. Raise it for providers that list hundreds of groups.

@@ -50,7 +50,7 @@ func Scalars() []Scalar {
 		{Key: "logging.format", Usage: "json or text"},
 		{Key: "limits.per_identity", Usage: "`rate` for one identity, such as 60/min"},
 		{Key: "limits.per_address", Usage: "`rate` for one client address, such as 600/min"},
-		{Key: "limits.in_flight", Usage: "how many requests are worked on at once"},
+		{Key: "limits.in_flight", Usage: "how many requests with a verified token are worked on at once"},
 		{Key: "limits.token_size", Usage: "longest token accepted, such as 16KiB"},
 	}
 	for i, s := range list {

@@ -179,7 +179,8 @@ func outcomeEntry(o *ca.Outcome, result, note string) *entry {
 }
 
 // Refused records the refusal of a verified identity, or counts it when there
-// are too many of them or too little space.
+// are too many of them or too little space. An overload is counted only: who is
+// turned away to save time must not wait for the disk.
 func (j *Journal) Refused(ctx context.Context, r ca.Request, d ca.Decision, why *ca.Refusal) error {
 	if why == nil {
 		return errors.New("audit: refusal without a reason")
@@ -187,7 +188,7 @@ func (j *Journal) Refused(ctx context.Context, r ca.Request, d ca.Decision, why 
 	if err := j.usable(); err != nil {
 		return err
 	}
-	if j.space.Load() != spaceAmple || !j.limiter.AllowN(j.clock(), 1) {
+	if why.Reason == ca.ReasonOverloaded || j.space.Load() != spaceAmple || !j.limiter.AllowN(j.clock(), 1) {
 		j.drop(why.Reason)
 		return nil
 	}

@@ -240,6 +240,33 @@ func TestManyOpenIntentsAreClosed(t *testing.T) {
 	}
 }
 
+// Overload is shed without a wait for the disk, and takes no place from refusals
+// that tell something.
+func TestRefusalsInAnOverloadAreCounted(t *testing.T) {
+	dir := newDir(t)
+	c := config(dir)
+	c.RefusalRate, c.RefusalBurst = 1, 1
+	j := openJournal(t, c)
+	for range 100 {
+		if err := j.Refused(t.Context(), request(t), ca.Decision{}, ca.Refuse(ca.KindUnavailable, ca.ReasonOverloaded, "full")); err != nil {
+			t.Fatalf("Refused: %v", err)
+		}
+	}
+	if err := j.Refused(t.Context(), request(t), decision(t), ca.Refuse(ca.KindDenied, ca.ReasonPolicy, "no")); err != nil {
+		t.Fatalf("Refused: %v", err)
+	}
+	closeJournal(t, j)
+	rs := records(t, dir)
+	refused := ofType(rs, typeRefused)
+	if len(refused) != 1 || at(refused[0].Body, "refusal.reason") != "policy" {
+		t.Errorf("%d refusals recorded one by one, want the one by policy", len(refused))
+	}
+	counts := ofType(rs, typeRefusals)
+	if len(counts) != 1 || at(counts[0].Body, "dropped.overloaded") != 100.0 {
+		t.Errorf("counts are %+v, want 100 overloaded", counts)
+	}
+}
+
 func TestRefusalsBeyondTheLimitAreCounted(t *testing.T) {
 	dir := newDir(t)
 	c := config(dir)
