@@ -54,7 +54,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.write, "write", "", "put the tables into this `document`, between its markers")
 	flags.StringVar(&o.json, "json", "", "write the results to this `file`")
 	flags.DurationVar(&o.soak, "soak", 0, "instead, keep Mayfly busy for so long, and fail if it grows")
-	flags.BoolVar(&o.split, "split", true, "give the server a core to itself, if there are two; -split=false to share them")
+	flags.BoolVar(&o.split, "split", false, "give the server a core to itself, if there are two")
 	flags.BoolVar(&o.quick, "quick", false, "instead, two seconds of one row without Fulcio, as a smoke test")
 	if err := flags.Parse(args); err != nil {
 		return o, err
