@@ -8,9 +8,10 @@
 //
 // Invariants: what an operator has said with GOGC or GOMEMLIMIT counts, and nothing
 // else; where a control group has little memory, nothing is changed; who has 64 MiB
-// living or more pays nothing, for then Go waits for that much by itself.
+// living or more pays nothing, for then Go waits for that much by itself; what lives
+// may grow in a moment, and is collected as if by Go alone from 192 MiB on.
 //
-// It sets no limit: how much lives, and so what the process needs at least, is
+// It does not limit what lives, and so what the process needs at least: that is
 // bounded by the limits of the configuration.
 package memory
 
@@ -34,6 +35,9 @@ const (
 	maxPercent = 800
 	// leastLimit is the memory that a control group must have for that.
 	leastLimit = 256 << 20
+	// most is what the process may take before it collects whatever GOGC says. With
+	// less than 64 MiB living it stays below by itself.
+	most = 192 << 20
 )
 
 // Relax has the collector wait for more garbage until release is called. It changes
@@ -41,26 +45,27 @@ const (
 //
 // A fixed GOGC would be simpler, and worse: it lets the garbage grow with what lives,
 // ninefold for 800, so that a busy hour could take gigabytes. A memory limit without
-// GOGC ends in collecting all the time when what lives comes near to it. A block that
+// GOGC ends in collecting all the time when what lives comes near to it; here it is
+// lifted before that. A block that
 // counts as living and is never used becomes resident after all, for Go may clear it.
 func Relax() (release func()) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" || limit(os.DirFS("/")) < leastLimit {
 		return func() {}
 	}
-	p := &pacer{}
-	p.usual = debug.SetGCPercent(maxPercent)
-	p.percent = maxPercent
+	p := &pacer{unlimited: debug.SetMemoryLimit(most), usual: debug.SetGCPercent(maxPercent), percent: maxPercent}
 	p.adjust()
 	return p.release
 }
 
-// pacer sets GOGC by what lives, after each collection: so it is wrong by what one of
-// them lets live, and never by more.
+// pacer sets GOGC by what lives, soon after each collection. Until then GOGC is that
+// of before, and ninefold of what lives now may be anything: the memory limit bounds
+// it, and is there only while GOGC is more than usual.
 type pacer struct {
-	mu       sync.Mutex // guards all below
-	released bool
-	usual    int // before
-	percent  int // now
+	mu        sync.Mutex // guards all below
+	released  bool
+	unlimited int64 // the memory limit before
+	usual     int   // GOGC before
+	percent   int   // GOGC now
 }
 
 func (p *pacer) adjust() {
@@ -69,13 +74,23 @@ func (p *pacer) adjust() {
 	if p.released {
 		return
 	}
-	// Setting it stops the world, so small differences are left.
-	if want := percentFor(living(), p.usual); want > p.percent*9/8 || want < p.percent*7/8 {
-		debug.SetGCPercent(want)
-		p.percent = want
+	// Setting it stops the world, so small differences are left, but not the last one.
+	want := percentFor(living(), p.usual)
+	if want > p.percent*9/8 || want < p.percent*7/8 || want == p.usual && want != p.percent {
+		p.set(want)
 	}
 	// Nobody keeps it, so the next collection finds it.
 	runtime.AddCleanup(&collected{}, (*pacer).adjust, p)
+}
+
+func (p *pacer) set(percent int) {
+	debug.SetGCPercent(percent)
+	p.percent = percent
+	if percent == p.usual {
+		debug.SetMemoryLimit(p.unlimited)
+	} else {
+		debug.SetMemoryLimit(most)
+	}
 }
 
 // collected has a pointer, for Go keeps small objects without one together, and
@@ -86,7 +101,7 @@ func (p *pacer) release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.released = true
-	debug.SetGCPercent(p.usual)
+	p.set(p.usual)
 }
 
 // percentFor is the GOGC with which garbage gathers beside what lives, but not less
@@ -127,18 +142,21 @@ func limit(root fs.FS) uint64 {
 		if len(parts) != 3 {
 			continue
 		}
-		mount, file := "sys/fs/cgroup", "memory.max"
+		// Who is above memory.high is slowed down until it is below.
+		mount, names := "sys/fs/cgroup", []string{"memory.max", "memory.high"}
 		if parts[1] == "memory" {
-			mount, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+			mount, names = "sys/fs/cgroup/memory", []string{"memory.limit_in_bytes"}
 		} else if parts[0] != "0" {
 			continue
 		}
 		// In a container, the path may be that of the host, where only the mount itself
 		// is to be seen.
 		for group := path.Clean("/" + parts[2]); ; group = path.Dir(group) {
-			text, err := fs.ReadFile(root, path.Join(mount, group, file))
-			if bytes, parseErr := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64); err == nil && parseErr == nil {
-				least = min(least, bytes) // "max" is none
+			for _, name := range names {
+				text, err := fs.ReadFile(root, path.Join(mount, group, name))
+				if bytes, parseErr := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64); err == nil && parseErr == nil {
+					least = min(least, bytes) // "max" is none
+				}
 			}
 			if group == "/" {
 				break

@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -71,6 +72,55 @@ func TestRelaxDoesNotMultiplyWhatLives(t *testing.T) {
 	runtime.KeepAlive(lives)
 }
 
+// TestRelaxBoundsAJump: what lives may grow between two collections, and with a GOGC
+// of 800 the next one would come at ninefold of that.
+func TestRelaxBoundsAJump(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	t.Setenv("GOGC", "")
+	t.Setenv("GOMEMLIMIT", "")
+	runtime.GC()
+	release := Relax()
+	runtime.GC()
+	goal := []metrics.Sample{{Name: "/gc/heap/goal:bytes"}}
+	var lives [][]byte
+	var highest uint64
+	for range 96 << 10 {
+		lives = append(lives, make([]byte, 1<<10))
+		metrics.Read(goal)
+		highest = max(highest, goal[0].Value.Uint64())
+	}
+	if highest > leastLimit {
+		t.Errorf("while %d MiB came to life, the next collection was to come at %d MiB, want %d at most",
+			len(lives)>>10, highest>>20, leastLimit>>20)
+	}
+	release()
+	if got := debug.SetMemoryLimit(-1); got != math.MaxInt64 {
+		t.Errorf("the memory limit is %d after the release, want none, as it was", got)
+	}
+	runtime.KeepAlive(lives)
+}
+
+// TestRelaxLimitsNothingThatLives: a limit below what lives would have the collector
+// run all the time.
+func TestRelaxLimitsNothingThatLives(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	t.Setenv("GOGC", "")
+	t.Setenv("GOMEMLIMIT", "")
+	defer Relax()()
+	lives := make([]byte, 2*garbage)
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for runtime.GC(); debug.SetMemoryLimit(-1) != math.MaxInt64; runtime.GC() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("with %d bytes living, the memory limit is %d, want none", len(lives), debug.SetMemoryLimit(-1))
+		}
+	}
+	runtime.KeepAlive(lives)
+}
+
 func TestPercentFor(t *testing.T) {
 	for _, c := range []struct {
 		living uint64
@@ -119,6 +169,9 @@ func TestLimitIsThatOfTheControlGroups(t *testing.T) {
 		"the limit of a group above": {fstest.MapFS{
 			"proc/self/cgroup": file("0::/pod/mayfly\n"), "sys/fs/cgroup/pod/memory.max": file("1000\n"), "sys/fs/cgroup/pod/mayfly/memory.max": file("2000\n"),
 		}, 1000},
+		"a limit that slows down before": {fstest.MapFS{
+			"proc/self/cgroup": file("0::/a\n"), "sys/fs/cgroup/a/memory.max": file("2000\n"), "sys/fs/cgroup/a/memory.high": file("1500\n"),
+		}, 1500},
 		"a container": {fstest.MapFS{
 			"proc/self/cgroup": file("0::/\n"), "sys/fs/cgroup/memory.max": file("3000\n"),
 		}, 3000},
