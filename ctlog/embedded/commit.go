@@ -45,7 +45,8 @@ func (l *Log) commitLoop() {
 //
 // Whoever can run has his turn first: requests come in waves, because their
 // intents became durable together, and the first of a wave would otherwise have a
-// sync to himself. It is no delay. A submitter who is alone waits for nobody.
+// sync to himself. A submitter who is alone waits for nobody; where others keep all
+// cores busy, the group waits for their turns, which are milliseconds.
 func (l *Log) collect(first *pending) []*pending {
 	runtime.Gosched()
 	var group []*pending

@@ -161,7 +161,8 @@ func (w *writer) run(refusalInterval time.Duration, lockFile *os.File) {
 //
 // Whoever can run has his turn first: those whom the last group answered are about
 // to queue their next record, and the first of them would otherwise have a sync to
-// himself. It is no delay. A caller who is alone waits for nobody.
+// himself. A caller who is alone waits for nobody; where others keep all cores busy,
+// the group waits for their turns, which are milliseconds.
 func (w *writer) collect(first *entry) []*entry {
 	runtime.Gosched()
 	group, size := []*entry{first}, len(first.body)
