@@ -29,8 +29,8 @@ const (
 
 // What the last third of a soak may use above the first. The audit looks at the log
 // every half minute and remembers what came in between, so memory goes up and down
-// by some megabytes; three hundred thousand certificates are issued between the
-// middles of the two in ten minutes, so a leak of 40 bytes for each shows.
+// by some megabytes; 160,000 certificates are issued between the middles of the two in
+// ten minutes, if the machine keeps the pace, so a leak of 80 bytes for each shows.
 var soakBounds = usage{heap: 12 << 20, resident: 48 << 20, goroutines: 16, descriptors: 16}
 
 // usage is what a service holds.
