@@ -58,6 +58,8 @@ func (s *Site) startFulcio(ctx context.Context, dir string, setup Setup, server 
 	args := append([]string{
 		"serve", "--log_type", "prod", "--config-path", config,
 		"--host", "127.0.0.1", "--port", ports[0], "--grpc-host", "127.0.0.1", "--grpc-port", ports[1], "--metrics-port", ports[2],
+		// Its default is one name for the whole machine, which any other Fulcio has taken.
+		"--legacy-unix-domain-socket", "@mayfly-compare-" + ports[1],
 		// The key is not encrypted, but the option must be there.
 		"--ca", "fileca", "--fileca-cert", setup.CA.Chain, "--fileca-key", setup.CA.Key, "--fileca-key-passwd", "none",
 	}, logs...)
