@@ -16,7 +16,7 @@ import (
 
 // versions are what the figures depend on. What cannot be found out is said to
 // be unknown: it is no reason not to measure.
-func versions(ctx context.Context, mayflyPath, fulcioPath, core string) []report.Version {
+func versions(ctx context.Context, mayflyPath, fulcioPath string) []report.Version {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	all := []report.Version{{Name: "Mayfly", Is: orUnknown(output(ctx, "git", "-C", filepath.Dir(mayflyPath), "describe", "--always", "--tags", "--dirty"))}}
@@ -25,13 +25,9 @@ func versions(ctx context.Context, mayflyPath, fulcioPath, core string) []report
 		version, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
 		all = append(all, report.Version{Name: "Fulcio", Is: orUnknown(version)})
 	}
-	shared := "shared by servers, generator, provider and log"
-	if core != "" {
-		shared = "one for the server, the rest for generator, provider and log"
-	}
 	return append(all,
 		report.Version{Name: "Go", Is: strings.TrimPrefix(runtime.Version(), "go") + ", " + runtime.GOOS + "/" + runtime.GOARCH},
-		report.Version{Name: "CPU", Is: fmt.Sprintf("%s, %d cores, %s", orUnknown(cpuModel()), runtime.NumCPU(), shared)},
+		report.Version{Name: "CPU", Is: fmt.Sprintf("%s, %d cores, shared by servers, generator, provider and log", orUnknown(cpuModel()), runtime.NumCPU())},
 	)
 }
 

@@ -37,7 +37,7 @@ type options struct {
 	mayfly, fulcio, rows, write, json, dir string
 	round, soak                            time.Duration
 	rounds                                 int
-	quick, split                           bool
+	quick                                  bool
 	command                                string
 }
 
@@ -54,7 +54,6 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.write, "write", "", "put the tables into this `document`, between its markers")
 	flags.StringVar(&o.json, "json", "", "write the results to this `file`")
 	flags.DurationVar(&o.soak, "soak", 0, "instead, keep Mayfly busy for so long, and fail if it grows")
-	flags.BoolVar(&o.split, "split", false, "give the server a core to itself, if there are two")
 	flags.BoolVar(&o.quick, "quick", false, "instead, two seconds of one row without Fulcio, as a smoke test")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -63,7 +62,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		return o, errors.New("see compare -help")
 	}
 	if o.quick {
-		o.fulcio, o.rows, o.round, o.rounds, o.split = "", "^usual$", 2*time.Second, 1, false
+		o.fulcio, o.rows, o.round, o.rounds = "", "^usual$", 2*time.Second, 1
 	}
 	var told []string
 	flags.Visit(func(f *flag.Flag) {
@@ -122,7 +121,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if err != nil {
 		return err
 	}
-	r := report.Report{Command: o.command, Versions: versions(ctx, c.Mayfly, c.Fulcio, c.Core), Round: o.round, Rounds: o.rounds}
+	r := report.Report{Command: o.command, Versions: versions(ctx, c.Mayfly, c.Fulcio), Round: o.round, Rounds: o.rounds}
 	r.Versions = append(r.Versions, report.Version{Name: "Disk", Is: disk})
 	if err := c.measureAll(ctx, &r, pick); err != nil {
 		// What was measured is shown, but is no document.
@@ -175,17 +174,11 @@ func newComparison(ctx context.Context, dir string, o options, progress io.Write
 			return nil, fmt.Errorf("finding a program: %w", err)
 		}
 	}
-	core := ""
-	if o.split {
-		if core, err = splitCores(); err != nil {
-			return nil, err
-		}
-	}
 	s, err := site.Open(ctx, dir, self)
 	if err != nil {
 		return nil, err
 	}
-	s.Mayfly, s.Fulcio, s.Core = o.mayfly, o.fulcio, core
+	s.Mayfly, s.Fulcio = o.mayfly, o.fulcio
 	return &comparison{
 		Site: s, round: o.round, rounds: o.rounds, out: progress,
 		cas: make(map[string]site.CA), keys: make(map[load.Kind][]crypto.Signer),

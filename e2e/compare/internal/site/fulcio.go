@@ -67,7 +67,7 @@ func (s *Site) startFulcio(ctx context.Context, dir string, setup Setup, server 
 		cert, key := s.Server()
 		args = append(args, "--grpc-tls-certificate", cert, "--grpc-tls-key", key)
 	}
-	if server.Process, err = s.startServer(dir, s.Fulcio, args...); err != nil {
+	if server.Process, err = Start(dir, s.Fulcio, args...); err != nil {
 		return err
 	}
 	return server.Await(ctx, func() error { return s.get(ctx, "http://"+server.REST+"/healthz") })

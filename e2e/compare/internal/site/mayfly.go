@@ -66,7 +66,7 @@ chains:
 			return err
 		}
 	}
-	if server.Process, err = s.startServer(dir, s.Mayfly, "serve", "--config", config); err != nil {
+	if server.Process, err = Start(dir, s.Mayfly, "serve", "--config", config); err != nil {
 		return err
 	}
 	return s.awaitReady(ctx, server.Process, server.REST, setup.TLS)

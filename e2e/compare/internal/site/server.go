@@ -68,8 +68,6 @@ type Site struct {
 	Provider *Provider
 	// Programs; Fulcio may be empty. Compare is this program, for the backend.
 	Mayfly, Fulcio, Compare string
-	// Core is the number of the core that a server has to itself; empty for all.
-	Core string
 
 	address        string // of the backend
 	logKey, logPub string // files of the stub log
@@ -113,18 +111,6 @@ func (s *Site) Close() {
 	if s.backend != nil {
 		s.backend.Stop()
 	}
-}
-
-// startServer starts a server that is measured.
-func (s *Site) startServer(dir, name string, args ...string) (*Process, error) {
-	if s.Core == "" {
-		return Start(dir, name, args...)
-	}
-	p, err := Start(dir, "taskset", append([]string{"--cpu-list", s.Core, name}, args...)...)
-	if err == nil {
-		p.name = filepath.Base(name) // which taskset becomes
-	}
-	return p, err
 }
 
 // startBackend starts a process with provider and stub log. A target is the
