@@ -4,7 +4,6 @@
 //	compare -fulcio e2e/.cache/bin/fulcio-v1.8.8 -write docs/PERFORMANCE.md
 //	compare -rows 'P-384|gRPC' -round 4s
 //	compare -quick
-//	compare -soak 10m
 //
 // `make bench-compare` builds all of it and runs the first. What is reported:
 //

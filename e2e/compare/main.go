@@ -35,7 +35,7 @@ func main() {
 // options are the command line.
 type options struct {
 	mayfly, fulcio, rows, write, json, dir string
-	round, soak                            time.Duration
+	round                                  time.Duration
 	rounds                                 int
 	quick                                  bool
 	command                                string
@@ -53,12 +53,11 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.IntVar(&o.rounds, "rounds", 2, "how many measurements there are of each kind")
 	flags.StringVar(&o.write, "write", "", "put the tables into this `document`, between its markers")
 	flags.StringVar(&o.json, "json", "", "write the results to this `file`")
-	flags.DurationVar(&o.soak, "soak", 0, "instead, keep Mayfly busy for so long, and fail if it grows")
 	flags.BoolVar(&o.quick, "quick", false, "instead, two seconds of one row without Fulcio, as a smoke test")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	if flags.NArg() > 0 || o.round < 100*time.Millisecond || o.rounds < 1 || o.soak < 0 {
+	if flags.NArg() > 0 || o.round < 100*time.Millisecond || o.rounds < 1 {
 		return o, errors.New("see compare -help")
 	}
 	if o.quick {
@@ -114,9 +113,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		return err
 	}
 	defer c.Close()
-	if o.soak > 0 {
-		return c.reportSoak(ctx, o, stdout)
-	}
 	disk, err := syncTimes(dir)
 	if err != nil {
 		return err
@@ -200,25 +196,6 @@ func publish(r report.Report, o options, stdout io.Writer) error {
 	}
 	if r.Failed(mayfly) {
 		return errors.New("requests to Mayfly failed")
-	}
-	return nil
-}
-
-func (c *comparison) reportSoak(ctx context.Context, o options, stdout io.Writer) error {
-	s, err := c.soak(ctx, o.soak)
-	if err != nil {
-		return fmt.Errorf("soak: %w", err)
-	}
-	if err := writeJSON(o.json, s); err != nil {
-		return err
-	}
-	fmt.Fprint(stdout, s.Markdown())
-	grew, err := s.Growth()
-	if err != nil {
-		return err
-	}
-	if len(grew) > 0 {
-		return fmt.Errorf("from the first third to the last there grew %s", strings.Join(grew, ", "))
 	}
 	return nil
 }

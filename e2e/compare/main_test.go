@@ -129,21 +129,9 @@ func TestCommandLineIsRepeatable(t *testing.T) {
 			t.Errorf("%s is repeated by %q (%v), want %q", test.args, o.command, err, test.want)
 		}
 	}
-	for _, args := range []string{"-round 0s", "-rounds 0", "-soak -1s", "-rows a b"} {
+	for _, args := range []string{"-round 0s", "-rounds 0", "-rows a b"} {
 		if o, err := parse(strings.Fields(args), os.Stderr); err == nil {
 			t.Errorf("%s is read as %+v, want an error", args, o)
-		}
-	}
-}
-
-func TestGaugeReadsAMetric(t *testing.T) {
-	const metrics = "# HELP go_goroutines Number\ngo_goroutines_other 7\ngo_goroutines 42\nx NaN\n"
-	if got, err := gauge([]byte(metrics), "go_goroutines"); err != nil || got != 42 {
-		t.Errorf("go_goroutines is %d (%v), want 42", got, err)
-	}
-	for _, name := range []string{"x", "absent"} {
-		if got, err := gauge([]byte(metrics), name); err == nil {
-			t.Errorf("%s is %d, want an error", name, got)
 		}
 	}
 }

@@ -54,7 +54,6 @@ func (s *Site) startFulcio(ctx context.Context, dir string, setup Setup, server 
 		}
 	}
 	server.REST, server.GRPC = "127.0.0.1:"+ports[0], "127.0.0.1:"+ports[1]
-	server.Metrics = "http://127.0.0.1:" + ports[2] + "/metrics"
 	args := append([]string{
 		"serve", "--log_type", "prod", "--config-path", config,
 		"--host", "127.0.0.1", "--port", ports[0], "--grpc-host", "127.0.0.1", "--grpc-port", ports[1], "--metrics-port", ports[2],

@@ -81,7 +81,6 @@ func (s *Site) listen(server *Server, secure bool) (section, metrics string, err
 	if metrics, err = s.freeAddress(); err != nil {
 		return "", "", err
 	}
-	server.Metrics = "http://" + metrics + "/metrics"
 	if secure {
 		cert, key := s.Server()
 		return fmt.Sprintf("listen: {address: %q, tls: {certificate: %s, key: %s}}\npublic_url: https://%s\n", server.REST, cert, key, server.REST), metrics, nil
@@ -98,7 +97,7 @@ func (s *Site) awaitReady(ctx context.Context, p *Process, address string, secur
 		client.Transport, url = transport, strings.Replace(url, "http:", "https:", 1)
 	}
 	return p.Await(ctx, func() error {
-		_, err := Fetch(ctx, client, url)
+		_, err := fetch(ctx, client, url)
 		return err
 	})
 }

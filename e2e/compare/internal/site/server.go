@@ -45,8 +45,6 @@ type Server struct {
 	*Process
 	// REST and GRPC are host:port.
 	REST, GRPC string
-	// Metrics is a URL.
-	Metrics string
 	// behind are the processes of the server's own log, which end with it.
 	behind []*Process
 }
@@ -166,12 +164,12 @@ func (s *Site) newDir(name string) (string, error) {
 }
 
 func (s *Site) get(ctx context.Context, url string) error {
-	_, err := Fetch(ctx, s.http, url)
+	_, err := fetch(ctx, s.http, url)
 	return err
 }
 
-// Fetch reads a document.
-func Fetch(ctx context.Context, client *http.Client, url string) ([]byte, error) {
+// fetch reads a document.
+func fetch(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, fmt.Errorf("asking %s: %w", url, err)
